@@ -1,0 +1,88 @@
+# Every verb sets up what it needs in .venv, from an empty clone. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Other programs of the virtual environment (ninja, cython, pycodestyle) are found there too.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# `make test` and `make demo` run what a user gets: the package, built for release and installed in .venv.
+# The other flavours are built into build/NAME/site, which comes before it in PYTHONPATH.
+SETUP_release := -Dbuildtype=release
+SETUP_debug   := -Dbuildtype=debugoptimized -Dcheck=2
+SETUP_tsan    := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=thread
+SETUP_asan    := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=address
+SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc_args=-fno-sanitize-recover=undefined
+
+PYTEST   := $(BIN)/python -m pytest
+TESTS    ?= tests
+# What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
+# limit those are left out, and one that measures what ASan does to its own memory.
+OF_CORE  ?= tests/core -k 'not (F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back)'
+# ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
+THREADS  ?= tests/core tests/threads -k 'thread or storm or fork or witness or race or change_hands'
+# A sanitizer's library must come first in the process; the compiler knows where it is.
+PRELOAD   = LD_PRELOAD=$$($${CC:-cc} -print-file-name=lib$(1).so)
+SOURCES  := $(shell find src tools meson.build meson_options.txt pyproject.toml -type f -not -name '*.pyc')
+
+.DEFAULT_GOAL := help
+.PHONY: help host install demo test check race asan ubsan bench lint format clean
+.DELETE_ON_ERROR:
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: build/installed ## install freehold into .venv and show six reported troubles without and with it
+	@$(BIN)/freehold demo
+
+test: build/installed ## release build: all tests that need no checked build
+	@$(PYTEST) $(TESTS)
+
+check: flavour-debug ## the same tests with every lock witnessed and every structure verified after each operation
+	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS)
+
+race: flavour-tsan ## the core's tests with threads under ThreadSanitizer
+	@$(call PRELOAD,tsan) TSAN_OPTIONS=halt_on_error=1:exitcode=66:die_after_fork=0:ignore_noninstrumented_modules=1 \
+		PYTHONPATH=build/tsan/site $(PYTEST) $(THREADS)
+
+asan: flavour-asan ## the core's tests under AddressSanitizer
+	@$(call PRELOAD,asan) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/asan/site $(PYTEST) $(OF_CORE)
+
+ubsan: flavour-ubsan ## the core's tests under UndefinedBehaviorSanitizer
+	@UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/ubsan/site $(PYTEST) $(OF_CORE)
+
+bench: build/installed ## the benchmarks, beside the allocators that this machine has
+	@$(BIN)/python -m benchmarks
+
+lint: build/installed ## ruff, mypy, stubtest, cython-lint, and who may import whom
+	@tools/lint.sh $(BIN)
+
+format: $(VENV)/ready ## rewrite the Python files as ruff formats them
+	@$(BIN)/ruff format && $(BIN)/ruff check --fix-only --quiet
+
+install: build/installed ## install freehold, built for release, into .venv
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+build/installed: $(SOURCES) $(VENV)/ready | host
+	@mkdir -p build
+	@echo "building freehold"
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -Cbuild-dir=build/wheel '.[demo]' >build/wheel.log 2>&1 \
+		|| { cat build/wheel.log; false; }
+	@touch $@
+
+flavour-%: $(VENV)/ready | host
+	@mkdir -p build
+	@test -f build/$*/build.ninja || $(BIN)/meson setup build/$* $(SETUP_$*) \
+		-Dpython.platlibdir=$(CURDIR)/build/$*/site -Dpython.purelibdir=$(CURDIR)/build/$*/site >build/$*.log 2>&1 \
+		|| { cat build/$*.log; false; }
+	@$(BIN)/meson install -C build/$* --quiet
+
+$(VENV)/ready: pyproject.toml | host
+	@echo "setting up $(VENV)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --upgrade-deps $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --group dev
+	@touch $@
+
+host:
+	@tools/check_host.sh $(PYTHON)
