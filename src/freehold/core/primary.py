@@ -1,0 +1,645 @@
+"""Small blocks: one region of addresses per size class, out-of-line metadata, release of single pages.
+
+Thread-safety: a region's lock guards it; block states are single bytes, written relaxed by whoever owns the block.
+Invariants (``primary_check`` walks them): a number in the free array is below ``made``, is there once, and its state is
+BLOCK_FREE; no other state is; ``top + cached + live + deferred = made``.
+Does not know threads or clocks. Everything about a block is found from its address: no header, no list through free
+memory.
+Follows: LLVM's SizeClassAllocator64. Where that recounts its free array to find empty pages, the bytes of state serve
+here: a page is free when every block that touches it is BLOCK_FREE, and eight of them are compared at once. The free
+array holds block numbers: the seed's compact pointers, in units of the class instead of 16 bytes, so that they index
+the states too.
+"""
+
+import cython
+from cython.cimports.freehold.core.bits import bits_clear, bits_count, bits_next_set
+from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_INTERIOR, FREE_NEVER, FREE_OK
+from cython.cimports.freehold.core.idle import idle_add, idle_fell
+from cython.cimports.freehold.core.machine import (
+    NOWHERE,
+    TSAN,
+    add64_relaxed,
+    futex_wait,
+    least,
+    load8_relaxed,
+    load32_relaxed,
+    load64_acquire,
+    load64_relaxed,
+    most,
+    mul_high,
+    now_ns,
+    round_up,
+    should,
+    store8_relaxed,
+    store64_release,
+    sub64_relaxed,
+    swap8_if,
+)
+from cython.cimports.freehold.core.primary import (
+    BLOCK_CACHED,
+    BLOCK_DEFERRED,
+    BLOCK_FREE,
+    BLOCK_LIVE,
+    HUGE_STEP,
+    LAW_BELOW_MADE,
+    LAW_CACHED,
+    LAW_CACHED_COUNT,
+    LAW_FREE,
+    LAW_FREE_COUNT,
+    LAW_MAPPED,
+    LAW_PURGED,
+    LAW_PURGED_COUNT,
+    MAP_STEP,
+    PRIMARY_CLASSES,
+    SHUFFLED_BLOCKS,
+    STATES_SHIFT,
+    Grown,
+    Primary,
+    PrimaryConfig,
+    Region,
+)
+from cython.cimports.freehold.core.sizes import sizes_default
+from cython.cimports.freehold.core.space import (
+    BLOCK_BYTES,
+    BLOCK_SHIFT,
+    LAYER_PRIMARY,
+    owner_word,
+    space_commit,
+    space_decommit,
+    space_give_back,
+    space_is_reserved,
+    space_own,
+    space_take,
+)
+from cython.cimports.freehold.core.sync import (
+    RANK_REGION,
+    mutex_init,
+    mutex_lock,
+    mutex_lock_unseen,
+    mutex_reset,
+    mutex_unlock,
+    mutex_unlock_unseen,
+)
+from cython.cimports.freehold.core.vm import vm_advise_huge, vm_facts, vm_map, vm_unmap_metadata
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
+
+# ---- open and close ----
+
+
+def primary_open(
+    config: cython.pointer[cython.const[PrimaryConfig]], into: cython.pointer[cython.pointer[Primary]]
+) -> cython.int:
+    at: uint64_t = 0
+    error: cython.int = vm_map(round_up(cython.sizeof(Primary), MAP_STEP), cython.address(at))
+    if error:
+        return error
+    p: cython.pointer[Primary] = cython.cast(cython.pointer[Primary], at)
+    p.config = config[0]
+    p.sizes = sizes_default()
+    p.classes = p.sizes.small
+    p.page_size = vm_facts().page_size
+    p.random = at ^ now_ns()
+    p.span = cython.cast(uint64_t, p.classes) << config.region_bits
+    should(p.classes <= PRIMARY_CLASSES, b"a primary has room for all small classes")
+    shadow: uint64_t = 0  # bytes of states and purged bits, all classes
+    i: uint32_t = 0
+    while i < p.classes:
+        p.region[i].size = p.sizes.size[i]
+        p.region[i].multiplier = p.sizes.multiplier[i]
+        shadow += primary_shadow_bytes(p, cython.address(p.region[i]), cython.NULL, cython.NULL)
+        i += 1
+    p.blocks = (p.span + round_up(shadow, BLOCK_BYTES)) >> BLOCK_SHIFT
+    error = space_take(p.blocks, 1, cython.address(p.base))
+    if error:
+        vm_unmap_metadata(at, round_up(cython.sizeof(Primary), MAP_STEP))
+        return error
+    shadow = p.base + p.span
+    i = 0
+    while i < p.classes:
+        region_open(p, i, shadow)
+        shadow += primary_shadow_bytes(p, cython.address(p.region[i]), cython.NULL, cython.NULL)
+        i += 1
+    into[0] = p
+    return 0
+
+
+def primary_shadow_bytes(
+    p: cython.pointer[Primary],
+    r: cython.pointer[Region],
+    states: cython.pointer[uint64_t],
+    purged: cython.pointer[uint64_t],
+) -> uint64_t:
+    """How many bytes of addresses a region's states and purged bits may ever need; sets its capacity."""
+    region: uint64_t = cython.cast(uint64_t, 1) << p.config.region_bits
+    array: uint64_t = region // 8
+    r.capacity = least((region - array) // (r.size + p.config.metadata_size), array // 4)
+    state_room: uint64_t = round_up(STATES_SHIFT + r.capacity, MAP_STEP)
+    purged_room: uint64_t = round_up(region // p.page_size // 8, MAP_STEP)
+    if states != cython.NULL:
+        states[0] = state_room
+        purged[0] = purged_room
+    return state_room + purged_room
+
+
+def region_open(p: cython.pointer[Primary], i: uint32_t, shadow: uint64_t) -> cython.void:
+    r: cython.pointer[Region] = cython.address(p.region[i])
+    region: uint64_t = cython.cast(uint64_t, 1) << p.config.region_bits
+    state_room: uint64_t = 0
+    purged_room: uint64_t = 0
+    primary_shadow_bytes(p, r, cython.address(state_room), cython.address(purged_room))
+    mutex_init(cython.address(r.lock), RANK_REGION)
+    r.index = i
+    r.base = p.base + i * region
+    r.blocks.start = r.base
+    r.array.start = r.base + region - region // 8
+    r.metadata_end = r.array.start
+    r.state_bytes.start = shadow
+    r.purged_bits.start = shadow + state_room
+    r.free = cython.cast(cython.pointer[uint32_t], r.array.start)
+    # A block and its state at the same place in their pages would look like one address to a processor that compares
+    # twelve bits of a load with those of earlier stores: 8 ns more for a loop over one block (Zen 4, 2026-11).
+    r.states = cython.cast(cython.pointer[uint8_t], r.state_bytes.start + STATES_SHIFT)
+    r.purged = cython.cast(cython.pointer[uint64_t], r.purged_bits.start)
+
+
+def primary_close(p: cython.pointer[Primary]) -> cython.void:
+    i: uint32_t = 0
+    while i < p.classes:
+        r: cython.pointer[Region] = cython.address(p.region[i])
+        space_own(r.base, (r.blocks.mapped + BLOCK_BYTES - 1) >> BLOCK_SHIFT, 0)
+        if not space_is_reserved():  # then each range was mapped by itself, and only that is ours to unmap
+            grown_drop(cython.address(r.blocks))
+            grown_drop(cython.address(r.array))
+            grown_drop(cython.address(r.state_bytes))
+            grown_drop(cython.address(r.purged_bits))
+            r.metadata.start = r.metadata_end - r.metadata.mapped
+            grown_drop(cython.address(r.metadata))
+        i += 1
+    # A refused unmapping keeps the addresses for good: nothing else may be placed over what the OS still maps.
+    space_give_back(p.base, p.blocks)
+    vm_unmap_metadata(cython.cast(uint64_t, p), round_up(cython.sizeof(Primary), MAP_STEP))
+
+
+# ---- growing ----
+
+
+def grown_drop(g: cython.pointer[Grown]) -> cython.void:
+    if g.mapped:
+        space_decommit(g.start, g.mapped)
+
+
+def grown_to(
+    p: cython.pointer[Primary],
+    g: cython.pointer[Grown],
+    need: uint64_t,
+    step: uint64_t,
+    total: cython.pointer[uint64_t],
+) -> cython.int:
+    """Make the first `need` bytes accessible. What a failing caller had mapped stays for the next one."""
+    if need <= g.mapped:
+        return 0
+    end: uint64_t = round_up(need, step)
+    error: cython.int = space_commit(g.start + g.mapped, end - g.mapped)
+    if error:
+        return error
+    add64_relaxed(total, end - g.mapped)
+    g.mapped = end
+    return 0
+
+
+def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], need: uint64_t) -> cython.int:
+    """Map blocks; past its first 2 MiB a region grows in whole huge pages, if the heap can afford their unused ends."""
+    before: uint64_t = r.blocks.mapped
+    if need <= before:
+        return 0
+    if not r.huge and p.config.huge_pages and before >= HUGE_STEP:
+        affordable: cython.bint = load64_relaxed(cython.address(p.huge_regions)) * 20 * HUGE_STEP <= load64_relaxed(
+            cython.address(p.mapped)
+        )
+        if affordable:
+            add64_relaxed(cython.address(p.huge_regions), 1)
+            r.huge = True
+            r.advised = True
+    step: uint64_t = MAP_STEP
+    if r.huge:  # longer steps as it grows: fewer system calls, and nothing is resident before it is touched
+        step = HUGE_STEP
+        need = most(need, least(before + before // 8, before + 32 * HUGE_STEP))
+    region: uint64_t = cython.cast(uint64_t, 1) << p.config.region_bits
+    need = least(need, r.capacity * r.size)
+    if round_up(need, step) > region - region // 8 - r.metadata.mapped:
+        step = MAP_STEP
+    error: cython.int = grown_to(p, cython.address(r.blocks), need, step, cython.address(p.mapped))
+    if error:
+        return error
+    if r.huge and step == HUGE_STEP:
+        start: uint64_t = round_up(r.base + before, HUGE_STEP)
+        if start < r.base + r.blocks.mapped:
+            vm_advise_huge(start, r.base + r.blocks.mapped - start)
+    first: uint64_t = round_up(before, BLOCK_BYTES)  # 4 MiB blocks that the region enters
+    if first < r.blocks.mapped:
+        count: uint64_t = (r.blocks.mapped - first + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        space_own(r.base + first, count, owner_word(p.config.heap, LAYER_PRIMARY, r.index))
+    return 0
+
+
+def region_grow_metadata(p: cython.pointer[Primary], r: cython.pointer[Region], need: uint64_t) -> cython.int:
+    if need <= r.metadata.mapped:
+        return 0
+    end: uint64_t = round_up(need, MAP_STEP)
+    error: cython.int = space_commit(r.metadata_end - end, end - r.metadata.mapped)
+    if error:
+        return error
+    add64_relaxed(cython.address(p.metadata), end - r.metadata.mapped)
+    r.metadata.mapped = end
+    return 0
+
+
+def region_make(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64_t) -> cython.int:
+    """Make n more blocks, with room for each in the free array, or none; the errno if it is the OS that refuses."""
+    count: uint64_t = r.made + n
+    other: cython.pointer[uint64_t] = cython.address(p.metadata)
+    pages: uint64_t = (count * r.size + HUGE_STEP) // p.page_size  # purged bits reach to the end of the last huge page
+    r.refused = (
+        grown_to(p, cython.address(r.array), count * 4, MAP_STEP, other)
+        or grown_to(p, cython.address(r.state_bytes), STATES_SHIFT + count, MAP_STEP, other)
+        or grown_to(p, cython.address(r.purged_bits), pages // 8 + 8, MAP_STEP, other)
+        or region_grow_metadata(p, r, count * p.config.metadata_size)
+        or region_grow_blocks(p, r, count * r.size)
+    )
+    if not r.refused:
+        store64_release(cython.address(r.made), count)
+    return r.refused
+
+
+# ---- batches ----
+
+
+def primary_take(
+    r: cython.pointer[Region], p: cython.pointer[Primary], into: cython.pointer[uint32_t], n: uint64_t
+) -> uint64_t:
+    """Take up to n blocks: free ones first, then new ones. The caller hands them out from the end of `into`."""
+    pause: uint32_t = 0
+    while True:
+        mutex_lock(cython.address(r.lock))
+        got: uint64_t = primary_take_locked(r, p, into, n)
+        settled: cython.bint = r.bottom == 0
+        mutex_unlock(cython.address(r.lock))
+        if got or settled:
+            return got
+        futex_wait(
+            cython.address(pause), 0, 50_000
+        )  # the free ones are being sorted: nobody wakes this, it is a short sleep
+
+
+def primary_take_locked(
+    r: cython.pointer[Region], p: cython.pointer[Primary], into: cython.pointer[uint32_t], n: uint64_t
+) -> uint64_t:
+    if load64_relaxed(cython.address(r.deferred)):
+        region_collect_deferred(r)
+    got: uint64_t = least(n, r.top - r.bottom)
+    r.top -= got
+    i: uint64_t = 0
+    while i < got:  # the array's top goes out first: it becomes the end of `into`
+        number: uint32_t = r.free[r.top + i]
+        into[i] = number
+        store8_relaxed(cython.address(r.states[number]), BLOCK_CACHED)
+        if r.purged_pages:
+            region_unpurge(p, r, number)
+        i += 1
+    idle_fell(cython.address(r.idle), r.top - r.bottom)
+    if got == 0 and p.config.shuffle:
+        got = region_take_shuffled(p, r, into, n)
+    if got == 0:
+        got = region_take_fresh(p, r, into, n)
+    if got == 0 and n > 1:
+        got = region_take_fresh(p, r, into, 1)
+    return got
+
+
+def region_take_fresh(
+    p: cython.pointer[Primary], r: cython.pointer[Region], into: cython.pointer[uint32_t], n: uint64_t
+) -> uint64_t:
+    first: uint64_t = r.made
+    if first + n > r.capacity or region_make(p, r, n) != 0:
+        return 0
+    i: uint64_t = 0
+    while i < n:  # descending, so that the caller hands out ascending addresses
+        into[n - 1 - i] = cython.cast(uint32_t, first + i)
+        store8_relaxed(cython.address(r.states[first + i]), BLOCK_CACHED)
+        if r.purged_pages:
+            region_unpurge(p, r, first + i)
+        i += 1
+    return n
+
+
+def region_take_shuffled(
+    p: cython.pointer[Primary], r: cython.pointer[Region], into: cython.pointer[uint32_t], n: uint64_t
+) -> uint64_t:
+    """Make many blocks, put them into the free array in an order that is hard to predict, and take n from there."""
+    first: uint64_t = r.made
+    count: uint64_t = least(most(n, most(SHUFFLED_BLOCKS, MAP_STEP // r.size)), r.capacity - first)
+    if count == 0 or region_make(p, r, count) != 0:
+        return 0
+    i: uint64_t = 0
+    while i < count:
+        r.free[r.top + i] = cython.cast(uint32_t, first + i)
+        store8_relaxed(cython.address(r.states[first + i]), BLOCK_FREE)
+        i += 1
+    region_shuffle(p, cython.address(r.free[r.top]), count)
+    r.top += count
+    return primary_take_locked(r, p, into, n)
+
+
+def region_shuffle(p: cython.pointer[Primary], numbers: cython.pointer[uint32_t], n: uint64_t) -> cython.void:
+    """Fisher and Yates, with a generator of Vigna's: neighbours are not predictable from one another."""
+    while n > 1:
+        x: uint64_t = add64_relaxed(cython.address(p.random), cython.cast(uint64_t, 0x9E3779B97F4A7C15))
+        x = (x ^ (x >> 30)) * cython.cast(uint64_t, 0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> 27)) * cython.cast(uint64_t, 0x94D049BB133111EB)
+        j: uint64_t = mul_high(x ^ (x >> 31), n)
+        n -= 1
+        swap: uint32_t = numbers[n]
+        numbers[n] = numbers[j]
+        numbers[j] = swap
+
+
+def primary_give(
+    r: cython.pointer[Region], numbers: cython.pointer[uint32_t], n: uint64_t, aged: cython.bint
+) -> uint64_t:
+    """Put cached blocks into the free array: there is room for every block ever made, so this never fails.
+
+    A block that is not in the state it must be in was freed twice by two threads at once; it is left out and returned.
+    """
+    mutex_lock(cython.address(r.lock))
+    twice: uint64_t = primary_give_locked(r, numbers, n, aged)
+    mutex_unlock(cython.address(r.lock))
+    return twice
+
+
+def primary_give_locked(
+    r: cython.pointer[Region], numbers: cython.pointer[uint32_t], n: uint64_t, aged: cython.bint
+) -> uint64_t:
+    twice: uint64_t = NOWHERE
+    given: uint64_t = 0
+    i: uint64_t = 0
+    while i < n:
+        number: uint32_t = numbers[i]
+        if load8_relaxed(cython.address(r.states[number])) == BLOCK_CACHED:
+            store8_relaxed(cython.address(r.states[number]), BLOCK_FREE)
+            r.free[r.top] = number
+            r.top += 1
+            given += 1
+        else:
+            twice = number
+        i += 1
+    r.freed_bytes += given * r.size
+    if aged:
+        idle_add(cython.address(r.idle), given)
+    return twice
+
+
+def region_unpurge(p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t) -> cython.void:
+    """The pages of a block that goes out will be resident again."""
+    first: uint64_t = number * r.size // p.page_size
+    last: uint64_t = (number * r.size + r.size - 1) // p.page_size
+    r.purged_pages -= bits_count(r.purged, first, last - first + 1)
+    bits_clear(r.purged, first, last - first + 1)
+
+
+def region_collect_deferred(r: cython.pointer[Region]) -> cython.void:
+    """Put into the array what was freed where no lock could be taken. Rare: looking at all states is good enough."""
+    sub64_relaxed(cython.address(r.deferred), region_adopt(r, BLOCK_DEFERRED))
+
+
+def region_adopt(r: cython.pointer[Region], state: uint8_t) -> uint64_t:
+    """Put all blocks in a state that belongs to nobody any more into the array; how many."""
+    each: uint64_t = cython.cast(uint64_t, 0x0101010101010101)
+    found: uint64_t = 0
+    i: uint64_t = r.made
+    while i > 0:
+        if i % 8 == 0 and not TSAN:  # eight at once
+            word: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i - 8))
+            if word == each * BLOCK_LIVE or word == each * BLOCK_FREE:
+                i -= 8
+                continue
+        i -= 1
+        if load8_relaxed(cython.address(r.states[i])) == state:
+            store8_relaxed(cython.address(r.states[i]), BLOCK_FREE)
+            r.free[r.top] = cython.cast(uint32_t, i)
+            r.top += 1
+            found += 1
+    r.freed_bytes += found * r.size
+    return found
+
+
+# ---- what an address means: no lock ----
+
+
+def primary_region_of(p: cython.pointer[Primary], address: uint64_t) -> cython.pointer[Region]:
+    offset: uint64_t = address - p.base
+    if offset >= p.span:
+        return cython.NULL
+    return cython.address(p.region[offset >> p.config.region_bits])
+
+
+def primary_block_start(p: cython.pointer[Primary], address: uint64_t) -> uint64_t:
+    r: cython.pointer[Region] = primary_region_of(p, address)
+    if r == cython.NULL:
+        return 0
+    number: uint64_t = mul_high(address - r.base, r.multiplier)
+    if number >= load64_acquire(cython.address(r.made)):
+        return 0
+    return r.base + number * r.size
+
+
+def primary_usable_size(p: cython.pointer[Primary], address: uint64_t) -> uint64_t:
+    start: uint64_t = primary_block_start(p, address)
+    return primary_region_of(p, address).size if start else 0
+
+
+def primary_metadata(p: cython.pointer[Primary], address: uint64_t) -> uint64_t:
+    start: uint64_t = primary_block_start(p, address)
+    if start == 0 or p.config.metadata_size == 0:
+        return 0
+    r: cython.pointer[Region] = primary_region_of(p, address)
+    number: uint64_t = mul_high(address - r.base, r.multiplier)
+    return r.metadata_end - (number + 1) * p.config.metadata_size
+
+
+def primary_judge(p: cython.pointer[Primary], address: uint64_t, size_class: cython.pointer[uint64_t]) -> cython.int:
+    r: cython.pointer[Region] = primary_region_of(p, address)
+    size_class[0] = 0
+    if r == cython.NULL:
+        return FREE_FOREIGN
+    size_class[0] = r.size
+    number: uint64_t = mul_high(address - r.base, r.multiplier)
+    if number >= load64_acquire(cython.address(r.made)):
+        return FREE_NEVER
+    if address != r.base + number * r.size:
+        return FREE_INTERIOR
+    if load8_relaxed(cython.address(r.states[number])) != BLOCK_LIVE:
+        return FREE_DOUBLE
+    return FREE_OK
+
+
+def primary_retract(p: cython.pointer[Primary], address: uint64_t) -> cython.bint:
+    r: cython.pointer[Region] = primary_region_of(p, address)
+    live: uint8_t = BLOCK_LIVE
+    return swap8_if(
+        cython.address(r.states[mul_high(address - r.base, r.multiplier)]), cython.address(live), BLOCK_CACHED
+    )
+
+
+def primary_defer(p: cython.pointer[Primary], address: uint64_t) -> cython.void:
+    r: cython.pointer[Region] = primary_region_of(p, address)
+    number: uint64_t = mul_high(address - r.base, r.multiplier)
+    store8_relaxed(cython.address(r.states[number]), BLOCK_DEFERRED)
+    add64_relaxed(cython.address(r.deferred), 1)
+
+
+# ---- runs of states ----
+
+
+def states_next(r: cython.pointer[Region], i: uint64_t, end: uint64_t, free: cython.bint) -> uint64_t:
+    """Going down from block i: the largest j <= i for which block j - 1 is (not) free; `end` if there is none."""
+    while i > end:
+        if i % 8 == 0 and i - end >= 8 and not TSAN:  # eight states at once
+            word: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i - 8))
+            x: uint64_t = word ^ cython.cast(uint64_t, 0x0101010101010101)  # free blocks become zero bytes
+            if free:
+                ones: uint64_t = cython.cast(uint64_t, 0x0101010101010101)
+                if (x - ones) & ~x & (ones << 7) == 0:  # no zero byte
+                    i -= 8
+                    continue
+            elif x == 0:
+                i -= 8
+                continue
+        if (load8_relaxed(cython.address(r.states[i - 1])) == BLOCK_FREE) == free:
+            return i
+        i -= 1
+    return end
+
+
+def primary_is_exhausted(p: cython.pointer[Primary], index: uint32_t) -> cython.bint:
+    return load32_relaxed(cython.address(p.region[index].is_exhausted)) != 0
+
+
+def primary_refused(p: cython.pointer[Primary], index: uint32_t) -> cython.int:
+    r: cython.pointer[Region] = cython.address(p.region[index])
+    mutex_lock(cython.address(r.lock))
+    error: cython.int = r.refused
+    mutex_unlock(cython.address(r.lock))
+    return error
+
+
+# ---- fork, and proof ----
+
+
+def primary_lock_all(p: cython.pointer[Primary]) -> cython.void:
+    i: uint32_t = 0
+    while i < p.classes:
+        mutex_lock_unseen(cython.address(p.region[i].lock))
+        i += 1
+
+
+def primary_unlock_all(p: cython.pointer[Primary]) -> cython.void:
+    i: uint32_t = p.classes
+    while i > 0:
+        i -= 1
+        mutex_unlock_unseen(cython.address(p.region[i].lock))
+
+
+def primary_reset(p: cython.pointer[Primary], adopt: cython.bint) -> cython.void:
+    """In a forked child: the states tell what is free, whatever a thread that is gone was in the middle of."""
+    i: uint32_t = p.classes
+    while i > 0:
+        i -= 1
+        r: cython.pointer[Region] = cython.address(p.region[i])
+        if r.bottom:  # a sort: its half of the array is as it left it
+            r.bottom = 0
+            r.top = 0
+            region_adopt_again(r)
+        if adopt:
+            region_adopt(r, BLOCK_CACHED)
+        mutex_reset(cython.address(r.lock))
+
+
+def region_adopt_again(r: cython.pointer[Region]) -> cython.void:
+    """Fill the free array anew from the states."""
+    number: uint64_t = r.made
+    while number > 0:
+        number -= 1
+        if load8_relaxed(cython.address(r.states[number])) == BLOCK_FREE:
+            r.free[r.top] = cython.cast(uint32_t, number)
+            r.top += 1
+
+
+def primary_law(broken: cython.int) -> cython.p_const_char:
+    if broken == LAW_BELOW_MADE:
+        return b"a number in the free array is below made"
+    if broken == LAW_FREE:
+        return b"a number in the free array has the state free"
+    if broken == LAW_FREE_COUNT:
+        return b"as many blocks have the state free as the free array holds"
+    if broken == LAW_MAPPED:
+        return b"blocks, states and free array are mapped as far as blocks are made"
+    if broken == LAW_PURGED_COUNT:
+        return b"purged pages are counted"
+    if broken == LAW_PURGED:
+        return b"a purged page holds no part of a block that is not free"
+    if broken == LAW_CACHED:
+        return b"a number in a cache has the state cached"
+    if broken == LAW_CACHED_COUNT:
+        return b"as many blocks have the state cached as the caches hold"
+    return b"sound"
+
+
+def primary_check(
+    p: cython.pointer[Primary], index: cython.pointer[uint32_t], number: cython.pointer[uint64_t]
+) -> cython.int:
+    broken: cython.int = 0
+    i: uint32_t = 0
+    while i < p.classes and not broken:
+        r: cython.pointer[Region] = cython.address(p.region[i])
+        index[0] = i
+        mutex_lock(cython.address(r.lock))
+        if r.bottom == 0:
+            broken = region_check(p, r, number)
+        mutex_unlock(cython.address(r.lock))
+        i += 1
+    return broken
+
+
+def region_check(p: cython.pointer[Primary], r: cython.pointer[Region], number: cython.pointer[uint64_t]) -> cython.int:
+    k: uint64_t = 0
+    while k < r.top:
+        number[0] = r.free[k]
+        if r.free[k] >= r.made:
+            return LAW_BELOW_MADE
+        if load8_relaxed(cython.address(r.states[r.free[k]])) != BLOCK_FREE:
+            return LAW_FREE
+        k += 1
+    free: uint64_t = 0
+    k = 0
+    while k < r.made:
+        free += load8_relaxed(cython.address(r.states[k])) == BLOCK_FREE
+        k += 1
+    number[0] = free
+    if free != r.top:
+        return LAW_FREE_COUNT
+    if r.made == 0:
+        return 0
+    if r.made * r.size > r.blocks.mapped or r.made + STATES_SHIFT > r.state_bytes.mapped or r.made * 4 > r.array.mapped:
+        return LAW_MAPPED
+    pages: uint64_t = least(r.purged_bits.mapped * 8, r.blocks.mapped // p.page_size)
+    if bits_count(r.purged, 0, pages) != r.purged_pages:
+        return LAW_PURGED_COUNT
+    page: uint64_t = bits_next_set(r.purged, 0, pages)
+    while page < pages:
+        number[0] = page
+        bottom: uint64_t = page * p.page_size // r.size
+        top: uint64_t = least(((page + 1) * p.page_size + r.size - 1) // r.size, r.made)
+        if top > bottom and states_next(r, top, bottom, False) != bottom:
+            return LAW_PURGED
+        page = bits_next_set(r.purged, page + 1, pages)
+    return 0

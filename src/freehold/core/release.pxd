@@ -1,0 +1,23 @@
+# release.pxd: giving back the pages of free small blocks, and sorting a region's free array afterwards.
+#
+# Any thread, any time; takes each region's lock in turn, for a slice at a time.
+# Does not: know when to give back.
+# After: LLVM's SizeClassAllocator64, its ReleaseToOS.
+from libc.stdint cimport uint32_t, uint64_t
+
+from freehold.core.primary cimport Grown, Primary, Region
+
+cdef uint64_t primary_release(Primary *p, uint32_t index, uint64_t now_ns, uint64_t budget) noexcept nogil  # bytes given back
+cdef bint primary_release_due(Primary *p, uint32_t index, uint64_t now_ns) noexcept nogil
+cdef uint64_t primary_tick(Primary *p, uint64_t now_ns, bint *busy) noexcept nogil  # gives back what was idle for the decay time
+
+# inside release
+cdef uint64_t region_free_run(Region *r, uint64_t end, uint64_t least_blocks, uint64_t *first) noexcept nogil
+cdef uint64_t region_purge_run(Primary *p, Region *r, uint64_t first, uint64_t last, uint64_t budget) noexcept nogil
+cdef uint64_t region_purge_slice(Primary *p, Region *r, uint64_t page, uint64_t end) noexcept nogil
+cdef void region_advise(Primary *p, Region *r) noexcept nogil
+cdef void region_sort(Primary *p, Region *r) noexcept nogil
+cdef bint region_sort_aside(Primary *p, Region *r, uint64_t *present, uint64_t aside, uint64_t made) noexcept nogil
+cdef bint region_forget(Primary *p, Region *r, uint64_t cut, uint64_t made, uint64_t aside, uint64_t kept) noexcept nogil
+cdef void region_purge_beyond(Primary *p, Region *r, Grown *g, uint64_t used, uint64_t unit, bint states) noexcept nogil
+cdef uint64_t region_emit(Primary *p, Region *r, uint64_t *present, uint64_t made, bint purged, uint64_t at) noexcept nogil

@@ -1,0 +1,59 @@
+# sync.pxd: locks, their ranks, and the list of them that fork needs.
+#
+# A lock is one word and a rank; taking it uncontended is one compare-and-swap, no system call. Not recursive.
+# Rank: a thread waits for locks in ascending rank; among equals (the regions of a heap) in ascending address. The debug build
+# keeps what each thread holds and aborts, naming both locks, when one is taken out of order.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef enum:                          # the ranks, outermost first; keep `rank_name` in this order
+    RANK_INSTALL = 1                # faces: install and uninstall
+    RANK_RECLAIM = 2                # the background thread's state
+    RANK_HEAPS = 3                  # the list of heaps
+    RANK_LARGE_REFILL = 4           # one thread at a time maps a new area
+    RANK_LARGE = 5                  # the queues of one large class
+    RANK_RUNS = 6                   # a heap's runs of pages
+    RANK_PAGES = 7                  # a page allocator
+    RANK_CACHES = 8                 # the list of thread caches
+    RANK_REGION = 9                 # one region of a primary; many, in order of address
+    RANK_SPACE = 10                 # which blocks of the reservation are taken
+    RANK_LEAF = 11                  # nothing is taken under it
+    RANKS = 12
+
+cdef struct Mutex:
+    uint32_t word                   # 0 free, 1 held, 2 held and waited for; atomic
+    uint32_t rank                   # constant after mutex_init
+
+cdef void mutex_init(Mutex *m, uint32_t rank) noexcept nogil
+cdef void mutex_lock(Mutex *m) noexcept nogil
+cdef bint mutex_try(Mutex *m) noexcept nogil
+cdef void mutex_lock_unseen(Mutex *m) noexcept nogil    # the witness is not told: for fork, which takes more than it has room for
+cdef void mutex_unlock_unseen(Mutex *m) noexcept nogil
+cdef void mutex_unlock(Mutex *m) noexcept nogil
+cdef void mutex_reset(Mutex *m) noexcept nogil        # in a forked child: free again, whoever held it
+cdef const char *rank_name(uint32_t rank) noexcept nogil
+cdef int locks_held() noexcept nogil                  # by this thread; 0 always in release builds
+cdef void locks_none(const char *where) noexcept nogil  # debug: abort unless this thread holds none
+
+# inside sync
+cdef extern from *:
+    """
+    #define FH_MOST_HELD 128
+    typedef struct { unsigned n; void *lock[FH_MOST_HELD]; } FhHeld;  /* debug: what this thread holds, in order taken */
+    #if FH_CHECK
+    static __thread FhHeld fh_held;
+    #define fh_held_here() (&fh_held)
+    #else
+    #define fh_held_here() ((FhHeld *)0)
+    #endif
+    """
+    enum:
+        MOST_HELD "FH_MOST_HELD"
+    ctypedef struct Held "FhHeld":
+        unsigned n
+        void **lock
+    Held *held_here "fh_held_here"() noexcept nogil
+cdef void mutex_lock_slow(Mutex *m) noexcept nogil
+cdef void witness_take(Mutex *m) noexcept nogil
+cdef bint witness_forget(Mutex *m) noexcept nogil
+cdef void witness_drop(Mutex *m) noexcept nogil
+cdef void witness_note(Mutex *m) noexcept nogil
