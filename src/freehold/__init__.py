@@ -1,0 +1,96 @@
+"""freehold: a memory allocator for Python's data.
+
+>>> import freehold
+>>> installation = freehold.install()  # NumPy's arrays, of every thread: from now on in the freehold heap
+>>> freehold.stats().current_bytes
+
+Thread-safety: everything here may be called from any thread.
+Does not import anything before it is used: `import freehold` takes a millisecond and needs no NumPy.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # as in `typing`, which would take longer to import than all this
+if TYPE_CHECKING:
+    from typing import Any
+
+    from freehold.errors import (
+        BadFree,
+        BlocksLive,
+        Disabled,
+        FreeholdError,
+        Inconsistent,
+        InvalidSizeClass,
+        LimitError,
+        NotMergeable,
+        OSRefused,
+        OutOfBounds,
+        OutOfMemory,
+        UnsuitableAlignment,
+    )
+    from freehold.install import Installation, install, uninstall
+    from freehold.stats import Stats, purge, stats
+
+__all__ = [
+    "BadFree",
+    "BlocksLive",
+    "Disabled",
+    "FreeholdError",
+    "Inconsistent",
+    "Installation",
+    "InvalidSizeClass",
+    "LimitError",
+    "NotMergeable",
+    "OSRefused",
+    "OutOfBounds",
+    "OutOfMemory",
+    "Stats",
+    "UnsuitableAlignment",
+    "install",
+    "purge",
+    "stats",
+    "uninstall",
+]
+
+_ELSEWHERE = {
+    "Installation": "install",
+    "Stats": "stats",
+    "install": "install",
+    "purge": "stats",
+    "stats": "stats",
+    "uninstall": "install",
+}  # the module of each public name; of all others it is errors
+
+
+class _Package(type(sys)):  # type: ignore[misc]
+    """This package: `import freehold.stats` must not hide the function `freehold.stats` behind the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, type(sys))):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("freehold")
+        except PackageNotFoundError:  # run from a build folder
+            return "0+unknown"
+    if name not in __all__:
+        raise AttributeError(f"module 'freehold' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module("freehold." + _ELSEWHERE.get(name, "errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,124 @@
+"""`freehold run`: run a program, unchanged, on the freehold heap.
+
+This process *becomes* a fresh Python that runs the program (exec), so arguments, `__main__`, `sys.path`, standard
+input, signals and the exit code are Python's own by construction. What differs is in the environment (see
+`freehold.start`), and is inherited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+from freehold import config, start
+from freehold.cli import say
+
+__all__ = ["add_arguments", "run", "split"]
+
+WITH_VALUE = ("-o", "--output", "--decay", "--huge-pages", "--on-error")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `freehold run` to *parser*."""
+    parser.usage = "freehold run [options] [--] [-m module | -c command | script | -] [argument ...]"
+    parser.add_argument(
+        "--report", action="store_true", default=None, help="end with a report on stderr, of the program itself"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the report to FILE: .json, or .txt as it looks on stderr"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
+    parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')
+    parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
+    parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")
+    parser.epilog = "The options end where the program begins. Children follow, unless under python -I, -E or -S."
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Cut *argv* into our own options, and the program with its arguments as Python takes them."""
+    i = 0
+    while i < len(argv):
+        word = argv[i]
+        if word == "--":
+            return argv[:i], argv[i + 1 :]
+        if not word.startswith("-") or word == "-" or word[:2] in ("-m", "-c"):
+            break
+        i += 2 if word in WITH_VALUE else 1
+    return argv[:i], argv[i:]
+
+
+class _Wrong(Exception):
+    """What was asked for can not be started; the message is for the user."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Become the program that *args* say; return an exit code only if that is not possible."""
+    try:
+        _check_program(args.program)
+        given = {"decay": args.decay, "huge_pages": args.huge_pages, "on_error": args.on_error, "report": args.report}
+        settings = config.resolve(command_line=given, say=say)
+        output = _check_output(args.output, force=args.force)
+        _check_interpreter()
+    except (_Wrong, ValueError, ImportError) as problem:
+        print(f"freehold run: {problem}", file=sys.stderr)
+        return 2
+    told = {
+        name: str(setting.given)
+        for name, setting in settings.items()
+        if setting.source != "default" and name != "report"
+    }
+    environ = start.environment(told, report=settings["report"].value, output=output)
+    command = [sys.executable, *_interpreter_flags(), *args.program]
+    sys.stdout.flush()
+    try:
+        os.execve(command[0], command, environ)
+    except OSError as problem:
+        print(f"freehold run: {command[0]}: {problem.strerror}", file=sys.stderr)
+        return 1
+
+
+def _check_program(program: list[str]) -> None:
+    if not program:
+        raise _Wrong("no program: expected a script, -m module, -c command, or - for standard input")
+    first = program[0]
+    if first in ("-m", "-c") and len(program) == 1:
+        raise _Wrong(f"{first} needs {'a module' if first == '-m' else 'a command'} after it")
+    if not first.startswith("-") and not os.path.exists(first):
+        raise _Wrong(f"{first}: no such script; expected a file, or a folder or zip file with a __main__.py")
+
+
+def _check_output(path: str | None, *, force: bool) -> str:
+    """Return the absolute path for the report, or an empty text."""
+    if path is None:
+        return ""
+    path = os.path.abspath(path)
+    if not path.endswith((".json", ".txt")):
+        raise _Wrong(f"-o {path}: expected a name that ends in .json or .txt")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise _Wrong(f"-o {path}: there is no folder {os.path.dirname(path)}")
+    if os.path.exists(path) and not force:
+        raise _Wrong(f"-o {path}: exists already; -f overwrites it")
+    return path
+
+
+def _check_interpreter() -> None:
+    """Refuse where the program would start without us."""
+    if sys.flags.ignore_environment or sys.flags.no_site:
+        raise _Wrong("Python was started with -I, -E or -S; it must heed PYTHONPATH and look for sitecustomize")
+    from freehold.face import numpy_handler  # noqa: F401  if it is not built for this Python, say so here
+
+
+def _interpreter_flags() -> list[str]:
+    """Return the flags this interpreter was started with, for the program's."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    for name, value in sys._xoptions.items():
+        flag = name if value is True else f"{name}={value}"
+        if flag not in flags:
+            flags += ["-X", flag]
+    if sys.flags.inspect:
+        flags.append("-i")
+    if getattr(sys.stdout, "write_through", False):
+        flags.append("-u")
+    return flags

@@ -1,0 +1,99 @@
+"""`install()` and `uninstall()`: what of this process comes from the freehold heap.
+
+Thread-safety: both may be called from any thread, any number of times.
+Invariants: hooks are permanent. `uninstall` only says where *new* blocks come from; where a block goes back to, its
+address says.
+Does not: import NumPy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from freehold import config, numpy_import, opening
+
+__all__ = ["Installation", "install", "uninstall"]
+
+
+class Installation:
+    """What comes from the freehold heap since `install()`, and what does not.
+
+    Attributes:
+        taken: whose new blocks come from the heap, for example ``("numpy",)``.
+        not_taken: the others, each with the reason.
+    """
+
+    __slots__ = ("not_taken", "taken")  # no dataclass: importing those would be half of what installing costs
+
+    def __init__(self, taken: tuple[str, ...], not_taken: Mapping[str, str]) -> None:
+        self.taken = taken
+        self.not_taken = not_taken
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Installation) and (self.taken, self.not_taken) == (other.taken, other.not_taken)
+
+    def __hash__(self) -> int:
+        return hash(self.taken)
+
+    def __repr__(self) -> str:
+        return f"Installation(taken={self.taken!r}, not_taken={dict(self.not_taken)!r})"
+
+    def __str__(self) -> str:
+        lines = [f"{name}: on the freehold heap" for name in self.taken]
+        return "\n".join(lines + [f"{name}: {why}" for name, why in self.not_taken.items()])
+
+
+def install(
+    *, objects: bool = False, decay: int | float | str | None = None, huge_pages: str | None = None
+) -> Installation:
+    """Have the process's memory come from the freehold heap from now on, in every thread.
+
+    Blocks made before stay valid and go back to where they came from. If NumPy is not imported yet, it is taken the
+    moment it is. Calling it again changes nothing but the answer.
+
+    Args:
+        objects: False: Python objects stay with Python's own allocator. Nothing else is supported yet.
+        decay: how long idle memory is kept before it is given back: seconds, ``"500ms"``, ``"10s"``, 0 or ``"never"``.
+        huge_pages: ``"auto"`` or ``"never"``.
+
+    Returns:
+        What is taken now, what is not, and why.
+
+    Raises:
+        ValueError: an argument has a wrong value, or one that differs from what the heap was opened with.
+
+    Example:
+        >>> import freehold
+        >>> print(freehold.install())
+
+    Thread-safety: any thread, any time.
+    """
+    if objects is not False:
+        raise ValueError(f"objects={objects!r} is not supported: only NumPy's arrays can be taken, objects=False")
+    opening.choose(config.resolve(call={"decay": decay, "huge_pages": huge_pages}))
+    numpy_import.arm(opening.open_heap)
+    return _installation()
+
+
+def uninstall() -> None:
+    """Have new blocks come from where they came before `install()`. Blocks of the heap stay valid, and go back to it.
+
+    Thread-safety: any thread, any time.
+    """
+    numpy_import.disarm()
+    handler = sys.modules.get("freehold.face.numpy_handler")
+    if handler is not None:
+        handler.activate(False)
+
+
+def _installation() -> Installation:
+    why = numpy_import.status()
+    not_taken = {"numpy": why} if why else {}
+    not_taken["objects"] = "Python objects stay with Python's own allocator (objects=False)"
+    not_taken["arrow"] = "pyarrow stays on its own memory pool"
+    not_taken["libc"] = (
+        "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
+    )
+    return Installation(taken=() if why else ("numpy",), not_taken=MappingProxyType(not_taken))

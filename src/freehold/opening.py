@@ -1,0 +1,57 @@
+"""With which settings the heap is opened: they can be chosen until it is, and are fixed from then on.
+
+Thread-safety: everything runs under the GIL; opening twice is harmless.
+Imports next to nothing: it runs at the start of every process that follows `freehold run`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from freehold import config
+
+__all__ = ["choose", "open_heap"]
+
+OF_THE_HEAP = ("decay", "huge_pages", "on_error")
+# Where one of these is set, somebody has decided how glibc keeps what is free; it stays so.
+SAYS_HOW_LIBC_KEEPS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+_chosen: dict[str, config.Setting] | None = None
+_is_open = False
+
+
+def choose(settings: dict[str, config.Setting]) -> None:
+    """Open the heap with *settings* when it is opened.
+
+    Raises:
+        ValueError: it is open, and a call asks for something else than it was opened with.
+    """
+    global _chosen
+    if _chosen is None or not _is_open:
+        _chosen = settings
+        return
+    for name in OF_THE_HEAP:
+        asked, fixed = settings[name], _chosen[name]
+        if asked.source == "call" and asked.value != fixed.value:
+            raise ValueError(f"{name}={asked.given!r}: the heap is open already, with {name}={fixed.given!r}")
+
+
+def open_heap() -> None:
+    """Open the heap, if it is not open yet.
+
+    Raises:
+        OSError: the operating system refuses it its addresses.
+    """
+    global _chosen, _is_open
+    if _is_open:
+        return
+    from freehold.face import process_heap
+
+    if _chosen is None:
+        _chosen = config.resolve()
+    os.putenv("FREEHOLD_ON_ERROR", _chosen["on_error"].value)  # the core reads it from there
+    process_heap.configure(_chosen["decay"].value, _chosen["huge_pages"].value != "never")
+    process_heap.open()
+    if not any(name in os.environ for name in SAYS_HOW_LIBC_KEEPS):
+        process_heap.have_libc_give_back(1 << 20)
+    _is_open = True

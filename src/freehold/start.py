@@ -1,0 +1,60 @@
+"""What runs before the program in a process started by `freehold run`, and in its children.
+
+`freehold run` puts the folder `startup` in PYTHONPATH; the `sitecustomize` in it calls `start`. Children inherit the
+environment, so they do the same, whatever starts them: spawn, forkserver, loky, subprocess. (Forked ones have it
+already.)
+Not those started with ``python -I``, ``-E`` or ``-S``: these ignore PYTHONPATH or do not look for a `sitecustomize`.
+
+Does not: import NumPy, or anything else that the program might not; or raise.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from freehold import config, numpy_import, opening
+
+__all__ = ["FOLDER", "environment", "start"]
+
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
+
+
+def environment(options: dict[str, str], *, report: bool, output: str) -> dict[str, str]:
+    """Return the environment for a program that this process becomes by exec.
+
+    Args:
+        options: as texts, by name: they are told to children too.
+        report: end with a report on stderr. Only the program itself does, not its children.
+        output: the path of the file for the report, or an empty text.
+    """
+    environ = dict(os.environ)
+    followed = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != FOLDER]
+    environ["PYTHONPATH"] = os.pathsep.join([FOLDER, *followed])
+    environ["FREEHOLD"] = "1"
+    environ["FREEHOLD_RUN"] = f"{os.getpid()} {'report' if report else '-'} {output}"
+    environ.update({f"FREEHOLD_{name.upper()}": value for name, value in options.items()})
+    return environ
+
+
+def start() -> None:
+    """Have NumPy taken when it is imported, and the report made at the end if this is the program that it is about."""
+    if os.environ.get("FREEHOLD", "0") == "0" or not _is_built():
+        return
+    pid, report, output = (os.environ.get("FREEHOLD_RUN", "") + "  ").split(" ", 2)
+    # `freehold run` has read everything, and has said what is wrong with it.
+    opening.choose(config.resolve(folder="", say=(lambda _: None) if pid else None))
+    numpy_import.arm(opening.open_heap)
+    if pid == str(os.getpid()) and (report == "report" or output.strip()):
+        from freehold.view.report import Watch
+
+        Watch(on_stderr=report == "report", path=output.strip()).begin()
+
+
+def _is_built() -> bool:
+    """Return whether there are compiled modules for this very interpreter: a child may run under another one."""
+    import freehold.face
+
+    found = (finder.find_spec("freehold.face.numpy_handler", freehold.face.__path__) for finder in sys.meta_path)
+    spec = next(filter(None, found), None)
+    return spec is not None and str(spec.origin).endswith(".so")

@@ -1,0 +1,96 @@
+"""What the heap holds, in the words operators and Python users know.
+
+Traffic has rmm's names (`current`, `total`), space has jemalloc's. They balance:
+``mapped = active + dirty + muzzy + retained`` and ``current_count = total_count - freed_count``.
+
+Thread-safety: any thread, any time; figures read while other threads work are a moment apart.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from freehold import opening
+
+__all__ = ["Stats", "purge", "stats"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The heap at one moment. All sizes are bytes.
+
+    Attributes:
+        current_bytes: what callers hold, in the sizes that serve them.
+        current_count: blocks that callers hold.
+        total_count: blocks handed out so far.
+        freed_count: blocks given back so far.
+        active_bytes: memory that holds live blocks.
+        dirty_bytes: idle and resident; reused at once, given back after the decay time.
+        muzzy_bytes: idle, given back lazily.
+        retained_bytes: addresses kept whose memory was given back.
+        metadata_bytes: the heap's own books.
+        resident_bytes: what of this is resident at most: active, dirty, muzzy and metadata.
+        mapped_bytes: active, dirty, muzzy and retained.
+        purged_bytes: given back to the operating system so far.
+        purge_count: how many calls that took.
+    """
+
+    current_bytes: int
+    current_count: int
+    total_count: int
+    freed_count: int
+    active_bytes: int
+    dirty_bytes: int
+    muzzy_bytes: int
+    retained_bytes: int
+    metadata_bytes: int
+    resident_bytes: int
+    mapped_bytes: int
+    purged_bytes: int
+    purge_count: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return the figures as one JSON object."""
+        return json.dumps(self.as_dict())
+
+
+def stats() -> Stats:
+    """Return what the heap holds now. Costs no system call.
+
+    Thread-safety: any thread, any time.
+    """
+    opening.open_heap()
+    from freehold.face import process_heap
+
+    read = process_heap.read_stats()
+    return Stats(
+        current_bytes=read["allocated"],
+        current_count=read["blocks"],
+        total_count=read["allocations"],
+        freed_count=read["deallocations"],
+        active_bytes=read["active"],
+        dirty_bytes=read["dirty"],
+        muzzy_bytes=read["muzzy"],
+        retained_bytes=read["retained"],
+        metadata_bytes=read["metadata"],
+        resident_bytes=read["active"] + read["dirty"] + read["muzzy"] + read["metadata"],
+        mapped_bytes=read["mapped"],
+        purged_bytes=read["purged"],
+        purge_count=read["purge_calls"],
+    )
+
+
+def purge() -> int:
+    """Give everything idle back to the operating system now, whatever the decay time; return how many bytes that were.
+
+    Thread-safety: any thread, any time.
+    """
+    opening.open_heap()
+    from freehold.face import process_heap
+
+    return process_heap.purge()

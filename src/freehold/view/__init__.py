@@ -1,0 +1,1 @@
+"""Pictures and live views of what freehold measures."""
