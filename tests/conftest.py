@@ -1,0 +1,51 @@
+"""What all tests share: the `debug` marker, and programs run in a process of their own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+
+import pytest
+
+from freehold.face.vm_face import DEBUG
+
+# These need the probe, which release builds do not hold.
+collect_ignore = [] if DEBUG else ["core/test_bits.py", "core/test_sync.py"]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "debug: needs a build with checks (FH_CHECK > 0); left out elsewhere")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked `debug` out of a release build."""
+    left_out = [item for item in items if not DEBUG and item.get_closest_marker("debug")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def run_program() -> Run:
+    """Run a Python program in a fresh process, with a limit on its addresses if asked."""
+
+    def run(program: str, *, address_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            if address_limit is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (address_limit, address_limit))
+
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=limit,
+            check=False,
+        )
+
+    return run

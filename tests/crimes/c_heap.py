@@ -1,0 +1,65 @@
+"""The C face of the heap through ctypes: what a program linked against libfreehold.so calls.
+
+A call releases the GIL, as a C program's would not know of one. Addresses are ints; NULL is None.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import freehold.face.vm_face
+
+LIBRARY = Path(freehold.face.vm_face.__file__).parents[1] / "libfreehold.so"
+STATS = (
+    "allocated", "active", "dirty", "muzzy", "retained", "metadata", "mapped", "cached", "purged", "purge_calls",
+    "os_failures", "blocks", "allocations", "deallocations", "bad_frees", "ticks",
+)  # fmt: skip
+PAGE = os.sysconf("SC_PAGESIZE")
+MIB = 1 << 20
+
+library = ctypes.CDLL(str(LIBRARY), use_errno=True)
+
+
+def declare(name: str, result: object, *arguments: object) -> object:
+    """Return a function of the library with its types."""
+    function = getattr(library, f"fh_{name}")
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+boot = declare("heap_boot", ctypes.c_int)
+allocate = declare("heap_allocate", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+allocate_zeroed = declare("heap_allocate_zeroed", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+reallocate = declare("heap_reallocate", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+deallocate = declare("heap_deallocate", None, ctypes.c_void_p)
+usable_size = declare("heap_usable_size", ctypes.c_size_t, ctypes.c_void_p)
+owns = declare("heap_owns", ctypes.c_bool, ctypes.c_void_p)
+purge = declare("heap_purge", ctypes.c_uint64)
+check = declare("heap_check", ctypes.c_int)
+reclaim_is_asleep = declare("reclaim_is_asleep", ctypes.c_int)
+reclaim_ticks = declare("reclaim_ticks", ctypes.c_uint64)
+read_stats = declare("heap_read_stats", None, ctypes.c_void_p)
+boot()
+
+
+def stats() -> dict[str, int]:
+    """Return the figures of the whole heap."""
+    figures = (ctypes.c_uint64 * 64)()
+    read_stats(figures)
+    return dict(zip(STATS, figures, strict=False))
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory, from the OS."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def fill(address: int, byte: int, size: int) -> None:
+    ctypes.memset(address, byte, size)
+
+
+def read(address: int, size: int) -> bytes:
+    return ctypes.string_at(address, size)
