@@ -360,3 +360,32 @@ def test_H11_what_grows_is_on_huge_pages_and_a_small_heap_pays_nothing() -> None
 
     assert seen["small"] <= 1.1 * seen["asked"] + 2 * MIB
     assert seen["huge"] >= 48 * MIB
+
+
+@pytest.mark.skipif(not HAS_HUGE_PAGES, reason="this kernel gives no transparent huge pages")
+def test_H11_the_kernel_does_not_join_what_was_given_back() -> None:
+    """Where single pages went back, no page keeps the huge-page advice, also when the region has grown since."""
+    seen = told("""
+        def advised(addresses):
+            found, low, high = 0, 0, 0
+            for line in open("/proc/self/smaps"):
+                head, *rest = line.split()
+                if "-" in head: low, high = (int(x, 16) for x in head.split("-"))
+                elif head == "VmFlags:" and "hg" in rest: found += sum(low <= p < high for p in addresses)
+            return found
+        seen = []
+        live = []
+        for round in range(2):  # the second one makes the region larger
+            blocks = [heap.allocate(100, 0) for _ in range(300_000 * (round + 1))]
+            for p in blocks: heap.fill(p, 1, 100)
+            live += blocks[::1000]
+            for i, p in enumerate(blocks):
+                if i % 1000: heap.deallocate(p)
+            heap.purge()
+            seen.append(advised(live))
+        for p in live: heap.deallocate(p)
+        heap.purge()
+        tell(advised=seen, check=heap.check())
+    """)
+
+    assert {"advised": [0, 0], "check": 0} == seen

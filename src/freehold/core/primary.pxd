@@ -65,7 +65,8 @@ cdef struct Region:
     Grown purged_bits
     Grown metadata                  # grows down
     bint huge                       # grows in huge pages
-    bint advised                    # the huge-page advice stands on its mapped blocks
+    bint advised                    # the huge-page advice stands on some of its blocks
+    bint advice_taken_back          # … and does not on others
     uint64_t deferred               # blocks in that state; atomic
     Idle idle                       # of blocks in the free array
     uint64_t freed_bytes            # given to the free array since the last release

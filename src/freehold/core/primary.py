@@ -219,7 +219,6 @@ def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], ne
         if affordable:
             add64_relaxed(cython.address(p.huge_regions), 1)
             r.huge = True
-            r.advised = True
     step: uint64_t = MAP_STEP
     if r.huge:  # longer steps as it grows: fewer system calls, and nothing is resident before it is touched
         step = HUGE_STEP
@@ -235,6 +234,7 @@ def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], ne
         start: uint64_t = round_up(r.base + before, HUGE_STEP)
         if start < r.base + r.blocks.mapped:
             vm_advise_huge(start, r.base + r.blocks.mapped - start)
+            r.advised = True
     first: uint64_t = round_up(before, BLOCK_BYTES)  # 4 MiB blocks that the region enters
     if first < r.blocks.mapped:
         count: uint64_t = (r.blocks.mapped - first + BLOCK_BYTES - 1) >> BLOCK_SHIFT

@@ -164,13 +164,16 @@ def region_purge_slice(
 
 def region_advise(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython.void:
     """Keep the kernel from joining pages we gave back into huge ones again, until all of the region is given back."""
-    resident: uint64_t = r.made * r.size // p.page_size
-    if r.advised and r.purged_pages < resident:
+    touched: uint64_t = least(round_up(r.made * r.size, HUGE_STEP), r.blocks.mapped) // p.page_size
+    all_purged: cython.bint = r.purged_pages >= touched
+    if r.advised and not all_purged:
         vm_advise_no_huge(r.base, r.blocks.mapped)
         r.advised = False
-    elif not r.advised and r.purged_pages >= resident:
+        r.advice_taken_back = True
+    elif r.advice_taken_back and all_purged:
         vm_advise_huge(r.base, r.blocks.mapped)
         r.advised = True
+        r.advice_taken_back = False
 
 
 # ---- order: after a release resident blocks go out before purged ones, low addresses before high ----
