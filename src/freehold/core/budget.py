@@ -10,7 +10,6 @@ Follows: the reservation counters of the kernel's memory cgroups.
 import cython
 from cython.cimports.freehold.core.budget import Budget
 from cython.cimports.freehold.core.machine import (
-    NOWHERE,
     add64_relaxed,
     fetch_add64,
     load64_acquire,
