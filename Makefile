@@ -16,10 +16,11 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
-# limit those are left out, and one that measures what ASan does to its own memory.
-OF_CORE  ?= tests/core -k 'not (F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back)'
+# limit those are left out; and for ASan those that measure resident memory, of which it has much of its own.
+LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
+RESIDENT := H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
-THREADS  ?= tests/core tests/threads -k 'thread or storm or fork or witness or race or change_hands'
+THREADS  ?= tests/core -k 'thread or storm or fork or witness or race or change_hands'
 # A sanitizer's library must come first in the process; the compiler knows where it is.
 PRELOAD   = LD_PRELOAD=$$($${CC:-cc} -print-file-name=lib$(1).so)
 SOURCES  := $(shell find src tools meson.build meson_options.txt pyproject.toml -type f -not -name '*.pyc')
@@ -45,10 +46,11 @@ race: flavour-tsan ## the core's tests with threads under ThreadSanitizer
 		PYTHONPATH=build/tsan/site $(PYTEST) $(THREADS)
 
 asan: flavour-asan ## the core's tests under AddressSanitizer
-	@$(call PRELOAD,asan) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/asan/site $(PYTEST) $(OF_CORE)
+	@$(call PRELOAD,asan) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/asan/site \
+		$(PYTEST) tests/core -k 'not ($(LIMITS) or $(RESIDENT))'
 
 ubsan: flavour-ubsan ## the core's tests under UndefinedBehaviorSanitizer
-	@UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/ubsan/site $(PYTEST) $(OF_CORE)
+	@UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/ubsan/site $(PYTEST) tests/core -k 'not ($(LIMITS))'
 
 bench: build/installed ## the benchmarks, beside the allocators that this machine has
 	@$(BIN)/python -m benchmarks

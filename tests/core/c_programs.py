@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -29,12 +30,21 @@ def sanitizer() -> list[str]:
 
 
 @cache
+def python() -> list[str]:
+    """Return how to link Python: AddressSanitizer keeps code of the library that nothing calls, and that refers to it."""
+    if "-fsanitize=address" not in sanitizer():
+        return []
+    folder, version = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDVERSION")
+    return [f"-L{folder}", f"-lpython{version}", f"-Wl,-rpath,{folder}"]
+
+
+@cache
 def program(name: str) -> Path:
     """Compile a program and return its path."""
     binary = Path(folder().name) / name
     subprocess.run(
         ["gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *sanitizer(), SOURCES / f"{name}.c", "-o", binary,
-         f"-L{LIBRARY.parent}", "-lfreehold", f"-Wl,-rpath,{LIBRARY.parent}", "-lpthread"],
+         f"-L{LIBRARY.parent}", "-lfreehold", f"-Wl,-rpath,{LIBRARY.parent}", *python(), "-lpthread"],
         env=CLEAN,
         check=True,
     )  # fmt: skip

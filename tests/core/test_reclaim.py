@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ def run(program: str, **environment: str) -> None:
     """Run a program against the C heap; it must end well and say nothing on stderr."""
     done = subprocess.run(
         [sys.executable, "-c", "import c_heap as heap\n" + textwrap.dedent(program)],
-        env={"PYTHONPATH": f"{SITE}:{CRIMES}", "PATH": "/usr/bin:/bin", **environment},
+        env={**os.environ, "PYTHONPATH": f"{SITE}:{CRIMES}", **environment},
         capture_output=True,
         text=True,
         timeout=120,
