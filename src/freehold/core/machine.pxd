@@ -32,6 +32,9 @@ cdef extern from *:
     #ifndef MADV_POPULATE_WRITE
     #define MADV_POPULATE_WRITE 23
     #endif
+    #ifndef MREMAP_DONTUNMAP
+    #define MREMAP_DONTUNMAP 4
+    #endif
     #ifndef MAP_FIXED_NOREPLACE
     #define MAP_FIXED_NOREPLACE 0x100000
     #endif
@@ -147,6 +150,7 @@ cdef extern from *:
         SYS_MREMAP "SYS_mremap"
         MREMAP_MAYMOVE
         MREMAP_FIXED
+        MREMAP_DONTUNMAP
     int errno
     uint64_t NOWHERE "UINT64_MAX"       # no such position, no such address
     void die "fh_die"(const char *where, const char *why) noexcept nogil

@@ -75,7 +75,7 @@ cdef int vm_bind(uint64_t address, uint64_t size, int node) noexcept nogil
 cdef int vm_map_file(int fd, uint64_t offset, uint64_t size, uint64_t *address) noexcept nogil
 cdef int vm_map_huge(uint64_t size, uint64_t huge_page_size, uint64_t *address) noexcept nogil  # hugetlb pages of 2 MiB or 1 GiB
 cdef int vm_map(uint64_t size, uint64_t *address) noexcept nogil                             # zeroed, writable: our own metadata
-cdef int vm_remap(uint64_t source, uint64_t source_size, uint64_t to, uint64_t size) noexcept nogil  # moves pages to reserved addresses
+cdef int vm_remap(uint64_t source, uint64_t to, uint64_t size) noexcept nogil                # moves pages without a copy; the source reads 0 from here on
 cdef uint64_t vm_resident(uint64_t address, uint64_t size) noexcept nogil                     # bytes of it that are in memory; 0 if the OS does not say
 cdef uint64_t vm_metadata_bytes() noexcept nogil                                             # mapped through vm_map and not unmapped
 cdef int vm_unmap_metadata(uint64_t address, uint64_t size) noexcept nogil                   # what vm_map gave

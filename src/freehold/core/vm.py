@@ -27,6 +27,7 @@ from cython.cimports.freehold.core.machine import (
     MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_SHARED,
+    MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     O_CLOEXEC,
@@ -516,10 +517,11 @@ def vm_resident(address: uint64_t, size: uint64_t) -> uint64_t:
     return pages * page
 
 
-def vm_remap(source: uint64_t, source_size: uint64_t, to: uint64_t, size: uint64_t) -> cython.int:
+def vm_remap(source: uint64_t, to: uint64_t, size: uint64_t) -> cython.int:
+    """Move private pages, which must all be of one mapping, and leave the source mapped."""
     began: uint64_t = now_ns()
     error: cython.int = vm_must_fail(VM_REMAP)
-    flags: cython.long = MREMAP_MAYMOVE | MREMAP_FIXED
-    if not error and syscall(SYS_MREMAP, source, source_size, size, flags, to) == -1:
+    flags: cython.long = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+    if not error and syscall(SYS_MREMAP, source, size, size, flags, to) == -1:
         error = errno
     return vm_count(VM_REMAP, size, began, error)

@@ -250,5 +250,5 @@ def metadata_bytes() -> int:
     return vm_metadata_bytes()
 
 
-def remap(source: uint64_t, source_size: uint64_t, to: uint64_t, size: uint64_t) -> int:
-    return vm_remap(source, source_size, to, size)
+def remap(source: uint64_t, to: uint64_t, size: uint64_t) -> int:
+    return vm_remap(source, to, size)
