@@ -16,11 +16,11 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
-# limit those are left out; and for ASan those that measure resident memory, of which it has much of its own.
+# limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
 LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
 RESIDENT := H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
-THREADS  ?= tests/core -k 'thread or storm or fork or witness or race or change_hands'
+THREADS  ?= tests/core -k '(thread or storm or fork or witness or race or change_hands) and not ($(RESIDENT))'
 # A sanitizer's library must come first in the process; the compiler knows where it is.
 PRELOAD   = LD_PRELOAD=$$($${CC:-cc} -print-file-name=lib$(1).so)
 SOURCES  := $(shell find src tools meson.build meson_options.txt pyproject.toml -type f -not -name '*.pyc')
