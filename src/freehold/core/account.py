@@ -102,7 +102,7 @@ def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> 
         made: uint64_t = counts.made * size
         live: uint64_t = counts.live * size
         resident: uint64_t = counts.charged_bytes - counts.purged_bytes
-        dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live))
+        dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live)) if live else resident
         s.allocated += live
         s.blocks += counts.live
         s.allocations += counts.allocations

@@ -23,6 +23,7 @@ cdef uint64_t budget_used(Budget *b) noexcept nogil
 cdef uint64_t budget_books(Budget *b) noexcept nogil
 cdef uint64_t budget_limit(Budget *b) noexcept nogil
 cdef uint64_t budget_left(Budget *b) noexcept nogil                   # bytes that a request may still take
+cdef void budget_refuse(Budget *b) noexcept nogil                     # count a request that was not even tried
 cdef uint64_t budget_refusals(Budget *b) noexcept nogil
 
 # inside budget

@@ -48,8 +48,12 @@ def budget_take(b: cython.pointer[Budget], bytes: uint64_t) -> cython.bint:
                 return True
             sub64_seq_cst(cython.address(b.used), bytes)  # lowered meanwhile: nobody has seen these bytes
             break
-    add64_relaxed(cython.address(b.refused), 1)
+    budget_refuse(b)
     return False
+
+
+def budget_refuse(b: cython.pointer[Budget]) -> cython.void:
+    add64_relaxed(cython.address(b.refused), 1)
 
 
 def budget_force(b: cython.pointer[Budget], bytes: uint64_t) -> cython.void:

@@ -21,7 +21,14 @@ from cython.cimports.freehold.core.area import (
     area_publish,
     area_unmap_all,
 )
-from cython.cimports.freehold.core.budget import Budget, budget_force, budget_open, budget_take
+from cython.cimports.freehold.core.budget import (
+    Budget,
+    budget_force,
+    budget_left,
+    budget_open,
+    budget_refuse,
+    budget_take,
+)
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_INTERIOR, FREE_NEVER, FREE_OK
 from cython.cimports.freehold.core.large import (
     LARGE_BAD_ALIGN,
@@ -336,7 +343,11 @@ def large_refill(
 def large_grow(
     large: cython.pointer[Large], pool: cython.pointer[Pool], q: cython.pointer[LargeRequest]
 ) -> cython.pointer[PoolBlock]:
-    """Add an area; hand out its first block, and let all threads have the rest."""
+    """Add an area, unless its first block is over the limit; hand that out, and let all threads have the rest."""
+    if budget_left(pool.budget) < large_extent(large, pool, large_asked(large, pool, q.size)):
+        budget_refuse(pool.budget)
+        large_fail(q, LARGE_OVER_LIMIT)
+        return cython.NULL
     attempt = cython.declare(AreaAttempt)
     area_map(pool, load64_relaxed(cython.address(large.config.growth_dampener)), cython.address(attempt))
     if attempt.area == cython.NULL:
