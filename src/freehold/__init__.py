@@ -30,14 +30,20 @@ if TYPE_CHECKING:
         OutOfMemory,
         UnsuitableAlignment,
     )
+    from freehold.face.block import Block
+    from freehold.heap import Heap
+    from freehold.heap_stats import HeapStats
     from freehold.install import Installation, install, uninstall
     from freehold.stats import Stats, purge, stats
 
 __all__ = [
     "BadFree",
+    "Block",
     "BlocksLive",
     "Disabled",
     "FreeholdError",
+    "Heap",
+    "HeapStats",
     "Inconsistent",
     "Installation",
     "InvalidSizeClass",
@@ -55,6 +61,9 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Block": "face.block",
+    "Heap": "heap",
+    "HeapStats": "heap_stats",
     "Installation": "install",
     "Stats": "stats",
     "install": "install",

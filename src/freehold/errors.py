@@ -96,7 +96,35 @@ class OSRefused(OutOfMemory, OSError):
 
 
 class LimitError(OutOfMemory):
-    """A heap would have grown beyond its limit, even after giving back what was idle."""
+    """A heap would have grown beyond its limit, even after giving back what was idle.
+
+    Attributes:
+        heap: the heap's name.
+        asked: bytes asked for.
+        live: bytes that the heap holds for blocks in use and for its own books.
+        limit: the heap's limit in bytes.
+        largest: the longest run of bytes that it could still hand out.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        heap: str | None = None,
+        asked: int | None = None,
+        live: int | None = None,
+        limit: int | None = None,
+        largest: int | None = None,
+    ) -> None:
+        told = f"asked {asked} bytes, in use {live}, limit {limit}, largest free run {largest}"
+        MemoryError.__init__(self, message or f"heap {heap!r}: {told}")
+        self.layer = "heap"
+        self.size_class = None
+        self.heap = heap
+        self.asked = asked
+        self.live = live
+        self.limit = limit
+        self.largest = largest
 
 
 class InvalidSizeClass(FreeholdError, ValueError):

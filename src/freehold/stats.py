@@ -1,4 +1,4 @@
-"""What the heap holds, in the words operators and Python users know.
+"""What the heaps hold, in the words operators and Python users know.
 
 Traffic has rmm's names (`current`, `total`), space has jemalloc's. They balance:
 ``mapped = active + dirty + muzzy + retained`` and ``current_count = total_count - freed_count``.
@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from freehold import opening
+from freehold import heap_stats, opening
+from freehold.heap_stats import HeapStats
 
-__all__ = ["Stats", "purge", "stats"]
+__all__ = ["HeapStats", "Stats", "purge", "stats"]
 
 
 @dataclass(frozen=True)
 class Stats:
-    """The heap at one moment. All sizes are bytes.
+    """All heaps together at one moment. All sizes are bytes.
 
     Attributes:
         current_bytes: what callers hold, in the sizes that serve them.
@@ -34,6 +36,7 @@ class Stats:
         mapped_bytes: active, dirty, muzzy and retained.
         purged_bytes: given back to the operating system so far.
         purge_count: how many calls that took.
+        heaps: each heap by itself, the default one first, then the open ones by name.
     """
 
     current_bytes: int
@@ -49,10 +52,11 @@ class Stats:
     mapped_bytes: int
     purged_bytes: int
     purge_count: int
+    heaps: tuple[HeapStats, ...] = ()
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
-        return asdict(self)
+        return asdict(self) | {"heaps": [heap.as_dict() for heap in self.heaps]}
 
     def to_json(self) -> str:
         """Return the figures as one JSON object."""
@@ -60,7 +64,7 @@ class Stats:
 
 
 def stats() -> Stats:
-    """Return what the heap holds now. Costs no system call.
+    """Return what all heaps hold now. Costs no system call.
 
     Thread-safety: any thread, any time.
     """
@@ -82,6 +86,7 @@ def stats() -> Stats:
         mapped_bytes=read["mapped"],
         purged_bytes=read["purged"],
         purge_count=read["purge_calls"],
+        heaps=heap_stats.each(),
     )
 
 

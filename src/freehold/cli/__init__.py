@@ -21,6 +21,7 @@ __all__ = ["VERBS", "main", "say"]
 VERBS = {
     "run": "run a program, unchanged, on the freehold heap",
     "demo": "show reported memory troubles under the default allocator and under freehold",
+    "stats": "show what the heaps of this process hold, or those in a report",
     "config": "show every option, its value, and where the value comes from",
 }
 

@@ -9,7 +9,8 @@ Follows: lgalloc's areas that grow, in the process's one range of addresses.
 """
 
 import cython
-from cython.cimports.freehold.core.area import AREA_FIRST_BYTES, AREA_MOST, AreaAttempt, area_note
+from cython.cimports.freehold.core.area import AREA_FIRST_BYTES, AREA_MOST, AREA_OVER_LIMIT, AreaAttempt, area_note
+from cython.cimports.freehold.core.budget import budget_give_books, budget_take_books
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
     least,
@@ -42,6 +43,7 @@ def area_map(pool: cython.pointer[Pool], growth_dampener: uint64_t, into: cython
     blocks: uint64_t = pool.last_blocks + most(first, pool.last_blocks // divisor)
     into.area = cython.NULL
     into.os_error = 0
+    into.over_limit = False
     base: uint64_t = area_take_room(pool, first, cython.address(blocks))
     if base == 0:
         return
@@ -58,7 +60,11 @@ def area_map(pool: cython.pointer[Pool], growth_dampener: uint64_t, into: cython
         into.area = a
         return
     if a != cython.NULL:
+        budget_give_books(pool.budget, a.metadata_bytes)
         vm_unmap_metadata(cython.cast(uint64_t, a), a.metadata_bytes)
+    if into.os_error == AREA_OVER_LIMIT:
+        into.os_error = 0
+        into.over_limit = True
     area_unmap(base, area_span(pool, blocks), 0)
 
 
@@ -85,7 +91,7 @@ def area_make_directory(pool: cython.pointer[Pool]) -> cython.int:
     if pool.area != cython.NULL:
         return 0
     at: uint64_t = 0
-    error: cython.int = vm_map(AREA_MOST * cython.sizeof(cython.p_void), cython.address(at))
+    error: cython.int = area_map_books(pool, AREA_MOST * cython.sizeof(cython.p_void), cython.address(at))
     if not error:
         pool.area = cython.cast(cython.pointer[cython.pointer[PoolArea]], at)
     return error
@@ -98,7 +104,7 @@ def area_describe(
     bytes: uint64_t = cython.sizeof(PoolArea) + blocks * cython.sizeof(PoolBlock)
     bytes = round_up(bytes, vm_facts().page_size)
     at: uint64_t = 0
-    error: cython.int = vm_map(bytes, cython.address(at))
+    error: cython.int = area_map_books(pool, bytes, cython.address(at))
     if error:
         return error
     a: cython.pointer[PoolArea] = cython.cast(cython.pointer[PoolArea], at)
@@ -108,6 +114,25 @@ def area_describe(
     a.metadata_bytes = bytes
     into[0] = a
     return 0
+
+
+def area_map_books(pool: cython.pointer[Pool], bytes: uint64_t, at: cython.pointer[uint64_t]) -> cython.int:
+    """Map memory for records: 0, the errno, or AREA_OVER_LIMIT."""
+    if not budget_take_books(pool.budget, bytes):
+        return AREA_OVER_LIMIT
+    error: cython.int = vm_map(bytes, at)
+    if error:
+        budget_give_books(pool.budget, bytes)
+    return error
+
+
+def area_books(pool: cython.pointer[Pool]) -> uint64_t:
+    bytes: uint64_t = 0 if pool.area == cython.NULL else AREA_MOST * cython.sizeof(cython.p_void)
+    i: uint64_t = load64_acquire(cython.address(pool.published))
+    while i > 0:
+        i -= 1
+        bytes += pool.area[i].metadata_bytes
+    return bytes
 
 
 def area_publish(

@@ -2,7 +2,7 @@
 #
 # A cache belongs to one thread. Others may empty it while that thread is outside: see "claiming" in cache.py.
 # Invariant: the numbers in slots[0 … count - 1] of a bin are blocks in state BLOCK_CACHED, in no other cache or array.
-# Does not: know any heap but the primary it serves.
+# Does not: know any heap but the primary it serves; which seat it has, the thread's table says (seats).
 # After: LLVM's SizeClassAllocator64LocalCache and tcmalloc's thread cache.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -33,7 +33,7 @@ cdef struct Cache:
     uint64_t base
     uint64_t classes
     Cache **here                    # the owner's thread-local pointer to this cache: `nobody` while the owner is inside; atomic
-    Cache *itself                   # what `here` points at where the cache is no default heap's
+    Cache *itself                   # what `here` points at where the cache is no heap's
     Primary *primary                # constant while in use
     Cache *next                     # of the primary's caches; guarded by the caches' lock
     uint64_t owner                  # which thread; guarded by the caches' lock
@@ -55,7 +55,8 @@ cdef struct ClassCounts:            # blocks, read at one moment; made = live + 
     uint64_t releases               # so far
     uint64_t unreleased_bytes       # given back to the region since the last one
     uint64_t mapped_bytes           # of blocks, made or not
-    uint64_t purged_bytes           # of them, given back and not handed out since
+    uint64_t charged_bytes          # of them, those that may have been touched
+    uint64_t purged_bytes           # of those, given back and not handed out since
 
 cdef int cache_boot() noexcept nogil
 cdef void cache_adopt(Primary *p) noexcept nogil                      # the default heap's primary: its caches are found by a thread-local
@@ -65,6 +66,8 @@ cdef uint64_t cache_allocate_from(Primary *p, uint32_t index, uint64_t align) no
 cdef int cache_deallocate_to(Primary *p, uint64_t address, uint64_t *size_class) noexcept nogil  # any primary; FREE_ reason, and of which size
 cdef void cache_drain(Primary *p) noexcept nogil                      # the calling thread's
 cdef uint64_t cache_drain_idle(Primary *p, uint64_t after_ticks, bint *busy) noexcept nogil  # of threads that did nothing in so many looks; blocks
+cdef bint cache_all_outside(Primary *p) noexcept nogil                # no thread is in its cache; none of the blocks is live
+cdef uint64_t cache_books(Primary *p) noexcept nogil                  # bytes of its caches themselves
 cdef void cache_read_class(Primary *p, uint32_t index, ClassCounts *into) noexcept nogil
 cdef int cache_check(Primary *p, uint32_t *index, uint64_t *number) noexcept nogil  # as primary_check, and the caches: nobody else may be at work
 cdef void cache_watch_thread() noexcept nogil                         # the hook above is called when this thread ends
@@ -127,6 +130,7 @@ cdef inline bint cache_allocate_class(uint32_t index, void **p) noexcept nogil  
 cdef inline bint cache_deallocate(void *address) noexcept nogil         # default heap: False unless done at once
 cdef uint16_t cache_slots(uint64_t size, uint64_t cache_bytes) noexcept nogil
 cdef Cache *cache_make(Primary *p, Cache **here) noexcept nogil
+cdef Cache **cache_seat(Primary *p) noexcept nogil
 cdef Cache *cache_find(Primary *p) noexcept nogil
 cdef Cache *cache_default() noexcept nogil
 cdef Cache *cache_enter_slow(Primary *p) noexcept nogil

@@ -3,8 +3,8 @@
 Thread-safety: a cache is its thread's alone, but for claiming (below). The list of caches has one lock.
 Invariants: ``reserved`` is the sum of ``most * size`` and never above the primary's ``cache_bytes``; a bin's count is
 at most ``most`` when nobody is inside.
-Does not serve two heaps at once: the default heap's cache is found by a thread-local pointer, any other primary's by
-search.
+Does not serve two heaps at once: the default heap's cache is found by a thread-local pointer, another heap's in the
+thread's table of seats, any other primary's by search.
 
 Claiming. Blocks in the cache of a thread that sleeps must not stay for ever, and a hit must not take a lock. So the
 owner brackets each use: it points its thread-local pointer at `nobody`, looks whether it is ``claimed``, and puts the
@@ -43,6 +43,7 @@ from cython.cimports.freehold.core.cache import (
     thread_key_make,
     thread_key_set,
 )
+from cython.cimports.freehold.core.budget import budget_give_books, budget_take_books
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_OK, fault_bad_free
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
@@ -87,10 +88,14 @@ from cython.cimports.freehold.core.primary import (
     primary_take_locked,
     primary_unlock_all,
 )
+from cython.cimports.freehold.core.seats import SEATS, seats_end, seats_fork, seats_here, seats_make
 from cython.cimports.freehold.core.sizes import sizes_index
 from cython.cimports.freehold.core.sync import (
     RANK_CACHES,
+    RANK_REGION,
     Mutex,
+    fork_cover,
+    fork_nothing,
     mutex_init,
     mutex_lock,
     mutex_reset,
@@ -113,6 +118,8 @@ the_poke_hook = cython.declare(poke_hook)  # constant after boot
 def cache_boot() -> cython.int:
     global caches_can_be_claimed
     mutex_init(cython.address(the_caches_lock), RANK_CACHES)
+    fork_cover(RANK_CACHES, cache_fork_lock, cache_fork_unlock, cache_fork_reset)
+    fork_cover(RANK_REGION, fork_nothing, fork_nothing, fork_nothing)
     caches_can_be_claimed = membarrier_register() == 0
     thread_key_make(cache_thread_end)
     return 0
@@ -121,7 +128,6 @@ def cache_boot() -> cython.int:
 def cache_adopt(p: cython.pointer[Primary]) -> cython.void:
     global the_default_primary
     the_default_primary = p
-    cache_register(p)
 
 
 def cache_on_thread_end(hook: thread_end_hook) -> cython.void:
@@ -440,10 +446,14 @@ def cache_make(p: cython.pointer[Primary], here: cython.pointer[cython.pointer[C
             i += 1
         at: uint64_t = 0
         bytes: uint64_t = round_up(cython.sizeof(Cache) + slots * 4, 4096)
-        if vm_map(round_up(bytes, p.page_size), cython.address(at)) != 0:
+        bytes = round_up(bytes, p.page_size)
+        if not budget_take_books(p.budget, bytes):
+            return cython.NULL
+        if vm_map(bytes, cython.address(at)) != 0:
+            budget_give_books(p.budget, bytes)
             return cython.NULL
         c = cython.cast(cython.pointer[Cache], at)
-        c.bytes = round_up(bytes, p.page_size)
+        c.bytes = bytes
         cache_describe(c, p)
     c.itself = c
     c.here = here if here != cython.NULL else cython.address(c.itself)
@@ -499,8 +509,19 @@ def cache_default() -> cython.pointer[Cache]:
     return c
 
 
+def cache_seat(p: cython.pointer[Primary]) -> cython.pointer[cython.pointer[Cache]]:
+    """Where this thread finds its cache of another heap; NULL for a primary that is no heap's. Under the caches' lock."""
+    if p.config.heap >= SEATS:
+        return cython.NULL
+    if seats_here() == cython.NULL:
+        seats_make(thread_id(), nobody)
+        if seats_here() == cython.NULL:
+            return cython.NULL
+    return cython.cast(cython.pointer[cython.pointer[Cache]], seats_here() + p.config.heap)
+
+
 def cache_find(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
-    """This thread's cache of some other primary, made at first use."""
+    """This thread's cache of some other primary, made at first use; NULL inside an operation of it."""
     if p.config.cache_bytes == 0 or cache_phase == 2:
         return cython.NULL
     mutex_lock(cython.address(the_caches_lock))
@@ -508,8 +529,14 @@ def cache_find(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
     while c != cython.NULL and c.owner != thread_id():
         c = c.next
     if c == cython.NULL:
-        c = cache_make(p, cython.NULL)
-        thread_key_set()
+        here: cython.pointer[cython.pointer[Cache]] = cache_seat(p)
+        if here != cython.NULL or p.config.heap >= SEATS:
+            c = cache_make(p, here)
+            thread_key_set()
+        if c != cython.NULL:
+            leave(c.here, c)
+    elif c.here[0] == nobody:
+        c = cython.NULL
     mutex_unlock(cython.address(the_caches_lock))
     return c
 
@@ -536,6 +563,7 @@ def cache_put_away(c: cython.pointer[Cache]) -> cython.void:
         the_spare_caches = c
         the_spare_count += 1
     else:
+        budget_give_books(c.primary.budget, c.bytes)
         vm_unmap_metadata(cython.cast(uint64_t, c), c.bytes)
 
 
@@ -558,6 +586,7 @@ def cache_thread_end(unused: cython.p_void) -> cython.void:
             else:
                 link = cython.address(c.next)
         p = p.next
+    seats_end()
     mutex_unlock(cython.address(the_caches_lock))
     if the_thread_end_hook != cython.NULL:
         the_thread_end_hook()
@@ -593,6 +622,7 @@ def cache_unregister(p: cython.pointer[Primary]) -> cython.void:
     while p.caches != cython.NULL:
         c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
         p.caches = c.next
+        leave(c.here, nobody)
         cache_retire(c)
     mutex_unlock(cython.address(the_caches_lock))
 
@@ -616,10 +646,46 @@ def cache_unclaim(c: cython.pointer[Cache]) -> cython.void:
 
 
 def cache_drain(p: cython.pointer[Primary]) -> cython.void:
-    c: cython.pointer[Cache] = cache_enter_slow(p)
+    mutex_lock(cython.address(the_caches_lock))
+    c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
+    while c != cython.NULL and c.owner != thread_id():
+        c = c.next
+    mutex_unlock(cython.address(the_caches_lock))
+    c = cython.NULL if c == cython.NULL else cache_enter_slow(p)  # not one made for this
     if c != cython.NULL:
         cache_empty(c, False)
         leave(c.here, c)
+
+
+def cache_all_outside(p: cython.pointer[Primary]) -> cython.bint:
+    """Whether no thread is in its cache of a primary of which no block is live, so that none will be again."""
+    outside: cython.bint = True
+    mutex_lock(cython.address(the_caches_lock))
+    c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
+    while c != cython.NULL and outside:
+        if c.owner != thread_id():
+            outside = caches_can_be_claimed and cache_claim(c)
+            if outside:
+                cache_unclaim(c)
+        c = c.next
+    mutex_unlock(cython.address(the_caches_lock))
+    return outside
+
+
+def cache_books(p: cython.pointer[Primary]) -> uint64_t:
+    """Bytes of a primary's caches, those put away too: so much the budget counts for them."""
+    bytes: uint64_t = 0
+    mutex_lock(cython.address(the_caches_lock))
+    c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
+    while c != cython.NULL:
+        bytes += c.bytes
+        c = c.next
+    c = the_spare_caches if p == the_default_primary else cython.NULL
+    while c != cython.NULL:
+        bytes += c.bytes
+        c = c.next
+    mutex_unlock(cython.address(the_caches_lock))
+    return bytes
 
 
 def cache_drain_idle(p: cython.pointer[Primary], after_ticks: uint64_t, busy: cython.pointer[cython.bint]) -> uint64_t:
@@ -677,6 +743,7 @@ def cache_read_class(p: cython.pointer[Primary], index: uint32_t, into: cython.p
     into.live = least(into.made - least(into.made, into.free + into.cached), into.allocations)
     into.cached = into.made - least(into.made, into.free + into.live)
     into.mapped_bytes = r.blocks.mapped
+    into.charged_bytes = r.charged
     into.purged_bytes = r.purged_pages * p.page_size
     mutex_unlock(cython.address(r.lock))
     mutex_unlock(cython.address(the_caches_lock))
@@ -725,18 +792,23 @@ def cache_check_class(
 
 
 def cache_fork_lock() -> cython.void:
-    """Hold the list of caches and every region of every primary: in the order of their addresses, as the list is."""
+    """Hold the list of caches and every region of every primary: in the order of their addresses, as the list is.
+
+    Not those of primaries behind a gate: it is shut, so nobody holds their locks, and fork writes to none of their pages.
+    """
     mutex_lock(cython.address(the_caches_lock))
     p: cython.pointer[Primary] = the_primaries
     while p != cython.NULL:
-        primary_lock_all(p)
+        if not p.config.gated:
+            primary_lock_all(p)
         p = p.next
 
 
 def cache_fork_unlock() -> cython.void:
     p: cython.pointer[Primary] = the_primaries
     while p != cython.NULL:
-        primary_unlock_all(p)
+        if not p.config.gated:
+            primary_unlock_all(p)
         p = p.next
     mutex_unlock(cython.address(the_caches_lock))
 
@@ -750,10 +822,12 @@ def cache_fork_reset() -> cython.void:
     p: cython.pointer[Primary] = the_primaries
     while p != cython.NULL:
         left: cython.bint = cache_put_away_others(p)
-        cache_mark(cython.cast(cython.pointer[Cache], p.caches), BLOCK_LIVE)
-        primary_reset(p, left)
-        cache_mark(cython.cast(cython.pointer[Cache], p.caches), BLOCK_CACHED)
+        if left or not p.config.gated:
+            cache_mark(cython.cast(cython.pointer[Cache], p.caches), BLOCK_LIVE)
+            primary_reset(p, left)
+            cache_mark(cython.cast(cython.pointer[Cache], p.caches), BLOCK_CACHED)
         p = p.next
+    seats_fork(thread_id())
     mutex_reset(cython.address(the_caches_lock))
 
 

@@ -1,67 +1,57 @@
-"""One heap over all layers: which layer serves a size, accounting, and the C functions that everyone calls.
+"""The C functions that everyone calls: requests, served by the default heap or by another one.
 
 Thread-safety: everything may be called from any thread at any time, with or without the GIL, also across fork.
-Invariants: what an address is, `space_owner` tells; ``mapped = active + dirty + muzzy + retained``.
+Invariants: what an address is, and whose, `space_owner` tells; a block stays in its heap when it is resized.
 Does not keep a header or list of its own: each layer finds its blocks from their addresses.
-Before a request is refused, everything idle is given back and it is tried once more.
+Before a request is refused, everything idle is given back, in this heap or where it is the OS that refuses in all of
+them, and it is tried once more.
 """
 
 import cython
+from cython.cimports.freehold.core.account import HeapStats, account_check, account_read
+from cython.cimports.freehold.core.budget import budget_left, budget_refusals, budget_set_limit
 from cython.cimports.freehold.core.cache import (
     DIRECT_LIMIT,
-    ClassCounts,
-    cache_adopt,
     cache_allocate,
     cache_allocate_class,
-    cache_allocate_from,
     cache_boot,
     cache_deallocate,
-    cache_deallocate_to,
-    cache_drain,
-    cache_drain_idle,
-    cache_fork_lock,
-    cache_fork_reset,
-    cache_fork_unlock,
-    cache_on_activity,
     cache_on_thread_end,
-    cache_read_class,
     cache_thread_ended,
     cache_watch_thread,
 )
 from cython.cimports.freehold.core.fault import (
-    FAULTS,
     FREE_DOUBLE,
     FREE_FOREIGN,
     FREE_OK,
     USED_FREED,
     fault_bad_free,
     fault_boot,
-    fault_count,
 )
-from cython.cimports.freehold.core.heap import HEAP_ID, HeapStats, at_fork, large_here, large_set_here, set_errno
-from cython.cimports.freehold.core.idle import IDLE_WINDOWS
-from cython.cimports.freehold.core.large import (
-    LARGE_BAD_ALIGN,
-    LARGE_POOLS,
-    Large,
-    LargeConfig,
-    LargeRequest,
-    LargeThread,
-    large_allocate,
-    large_deallocate,
-    large_dirty_bytes,
-    large_lock_all,
-    large_maintain,
-    large_note_time,
-    large_open,
-    large_read_stats,
-    large_reset,
-    large_resize_in_place,
-    large_thread_end,
-    large_thread_open,
-    large_unlock_all,
-    large_usable_size,
+from cython.cimports.freehold.core.guest import guest_allocate, guest_allocate_class, guest_deallocate
+from cython.cimports.freehold.core.heap import large_here, large_set_here, set_errno
+from cython.cimports.freehold.core.heaps import (
+    heaps_boot,
+    heaps_default,
+    heaps_enter,
+    heaps_find,
+    heaps_leave,
+    heaps_purge,
+    heaps_read_stats,
 )
+from cython.cimports.freehold.core.home import (
+    HEAP_HUGE_AUTO,
+    HEAP_HUGE_NEVER,
+    HEAP_ID,
+    Heap,
+    HeapConfig,
+    home_judge,
+    home_purge,
+    home_resize,
+    home_serve,
+    home_take_back,
+)
+from cython.cimports.freehold.core.large import LargeThread, large_thread_end, large_thread_open
 from cython.cimports.freehold.core.machine import (
     EINVAL,
     ENOMEM,
@@ -70,90 +60,23 @@ from cython.cimports.freehold.core.machine import (
     futex_wake,
     least,
     load32_acquire,
-    load64_relaxed,
     memcpy,
     memset,
     most,
-    now_ns,
-    round_up,
     store32_release,
     swap32_if,
 )
-from cython.cimports.freehold.core.pool import PoolStats
-from cython.cimports.freehold.core.primary import (
-    Primary,
-    PrimaryConfig,
-    primary_check,
-    primary_judge,
-    primary_open,
-)
-from cython.cimports.freehold.core.reclaim import (
-    reclaim_boot,
-    reclaim_fork_lock,
-    reclaim_fork_reset,
-    reclaim_fork_unlock,
-    reclaim_poke,
-    reclaim_ticks,
-)
-from cython.cimports.freehold.core.release import primary_release, primary_tick
-from cython.cimports.freehold.core.runs import (
-    RUN_PAGE_BYTES,
-    RUN_PAGE_SHIFT,
-    Runs,
-    runs_allocate,
-    runs_deallocate,
-    runs_lock,
-    runs_open,
-    runs_purge,
-    runs_reset,
-    runs_resize,
-    runs_tick,
-    runs_unlock,
-    runs_usable_size,
-)
+from cython.cimports.freehold.core.reclaim import reclaim_poke
+from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.sizes import sizes_boot, sizes_default, sizes_index
-from cython.cimports.freehold.core.space import (
-    BLOCK_SHIFT,
-    LAYER_HUGE,
-    LAYER_LARGE,
-    LAYER_NONE,
-    LAYER_PAGES,
-    LAYER_PRIMARY,
-    owner_layer,
-    space_boot,
-    space_lock,
-    space_owner,
-    space_reset,
-    space_size,
-    space_table_bytes,
-    space_unlock,
-)
-from cython.cimports.freehold.core.span import (
-    SpanStats,
-    span_allocate,
-    span_deallocate,
-    span_read_stats,
-    span_size,
-)
-from cython.cimports.freehold.core.sync import mutex_lock, mutex_unlock
-from cython.cimports.freehold.core.vm import (
-    VM_CALLS,
-    VM_PURGE_LAZY,
-    VM_PURGE_NOW,
-    VmCall,
-    vm_boot,
-    vm_metadata_bytes,
-    vm_read_stats,
-)
+from cython.cimports.freehold.core.space import LAYER_PRIMARY, owner_heap, owner_layer, space_boot, space_owner, space_size
+from cython.cimports.freehold.core.vm import vm_boot
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 heap_state = cython.declare(uint32_t)  # 0 not booted, 1 booting, 2 booted; atomic
 heap_decay_ns = cython.declare(uint64_t)  # 0: the default; constant after boot
 heap_small_pages = cython.declare(cython.bint)  # huge pages are not wanted; constant after boot
-the_primary = cython.declare(cython.pointer[Primary])  # constant after boot
 the_small_limit = cython.declare(uint64_t)  # bytes; constant after boot
-the_runs = cython.declare(cython.pointer[Runs])  # constant after boot
-the_large = cython.declare(cython.pointer[Large])  # constant after boot
 
 # ---- boot ----
 
@@ -177,61 +100,32 @@ def heap_boot() -> cython.int:
     if not error:
         error = cache_boot()
     if not error:
-        error = heap_open()
+        error = heap_open_default()
     store32_release(cython.address(heap_state), 0 if error else 2)
     futex_wake(cython.address(heap_state), 1 << 30)
     return error
 
 
-def heap_open() -> cython.int:
-    global heap_decay_ns, the_small_limit
+def heap_open_default() -> cython.int:
+    global the_small_limit
     second: uint64_t = 1_000_000_000
-    if heap_decay_ns == 0:
-        heap_decay_ns = second
-    config = cython.declare(PrimaryConfig)
-    config.heap = 0
-    config.metadata_size = 0
-    config.shuffle = False
-    config.forgets = True
-    config.huge_pages = not heap_small_pages
-    config.release_interval_ns = heap_decay_ns
-    config.cache_bytes = 2 << 20
-    config.region_bits = 36 if space_size() >> 40 >= 8 else 32
-    error: cython.int = primary_open(cython.address(config), cython.address(the_primary))
-    if error:
-        return error
-    error = runs_open(HEAP_ID, config.huge_pages, cython.address(the_runs))
+    config = cython.declare(HeapConfig)
+    config.limit = NOWHERE
+    config.decay_ns = heap_decay_ns if heap_decay_ns else second
+    config.node = -1
+    config.huge_pages = HEAP_HUGE_NEVER if heap_small_pages else HEAP_HUGE_AUTO
+    config.secure = False
+    error: cython.int = heaps_boot(cython.address(config))
     if not error:
-        error = heap_open_large(config.huge_pages)
-    if error:
-        return error
-    the_small_limit = sizes_default().small_limit
-    cache_adopt(the_primary)
-    cache_on_thread_end(heap_thread_end)
-    if heap_decay_ns != NOWHERE:
-        reclaim_boot(heap_tick, heap_decay_ns // IDLE_WINDOWS)
-        cache_on_activity(reclaim_poke)
-    at_fork(heap_before_fork, heap_after_fork_in_parent, heap_after_fork_in_child)
-    return 0
-
-
-def heap_open_large(huge_pages: cython.bint) -> cython.int:
-    config = cython.declare(LargeConfig)
-    memset(cython.address(config), 0, cython.sizeof(LargeConfig))
-    config.enabled = 1
-    config.clear_bytes = NOWHERE >> 8  # age alone decides: one pass clears whatever is old enough
-    config.local_buffer_bytes = 32 << 20
-    config.decay_ns = heap_decay_ns
-    config.used_idle_ns = heap_decay_ns
-    config.tail_decays = 1
-    config.huge_pages = huge_pages
-    return large_open(HEAP_ID, cython.address(config), cython.address(the_large))
+        the_small_limit = sizes_default().small_limit
+        cache_on_thread_end(heap_thread_end)
+    return error
 
 
 def heap_thread() -> cython.pointer[LargeThread]:
-    """What this thread keeps of large blocks, made at first use; NULL where it has to do without."""
+    """What this thread keeps of the default heap's large blocks, made at first use; NULL where it has to do without."""
     if large_here() == cython.NULL and not cache_thread_ended():
-        large_set_here(large_thread_open(the_large))
+        large_set_here(large_thread_open(heaps_default().large))
         cache_watch_thread()
     return large_here()
 
@@ -240,7 +134,7 @@ def heap_thread_end() -> cython.void:
     t: cython.pointer[LargeThread] = large_here()
     large_set_here(cython.NULL)
     if t != cython.NULL:
-        large_thread_end(the_large, t)
+        large_thread_end(heaps_default().large, t)
 
 
 # ---- allocate ----
@@ -281,16 +175,26 @@ def heap_allocate_zeroed(size: cython.size_t, align: cython.size_t) -> cython.p_
 
 
 def heap_allocate_slow(size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
+    return heap_request(heaps_default(), size, align, zero)
+
+
+def heap_request(
+    h: cython.pointer[Heap], size: cython.size_t, align: cython.size_t, zero: cython.bint
+) -> cython.p_void:
+    """What a hit could not do. After a refusal it is tried again with less that is idle: here, then everywhere."""
     if align & (align - 1):
         set_errno(EINVAL)
         return cython.NULL
     p: cython.p_void = cython.NULL
-    too_large: cython.bint = size > space_size() or align > space_size()
-    if not too_large:
-        p = heap_try(size, most(align, 16), zero)
+    refusals: uint64_t = budget_refusals(cython.address(h.budget))
+    if size <= space_size() and align <= space_size():
+        p = heap_try(h, size, align, zero)
         if p == cython.NULL:
-            heap_purge()
-            p = heap_try(size, most(align, 16), zero)
+            heap_purge_of(h)
+            p = heap_try(h, size, align, zero)
+        if p == cython.NULL and refusals == budget_refusals(cython.address(h.budget)):
+            heaps_purge()
+            p = heap_try(h, size, align, zero)
     if p == cython.NULL:
         set_errno(ENOMEM)
         return cython.NULL
@@ -298,28 +202,46 @@ def heap_allocate_slow(size: cython.size_t, align: cython.size_t, zero: cython.b
     return p
 
 
-def heap_try(size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
-    """One try at serving a request with the layer that its size says."""
-    rounded: uint64_t = round_up(most(size, 1), align)
+def heap_try(h: cython.pointer[Heap], size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
+    heaps_enter(h)
+    p: cython.p_void = home_serve(h, heap_thread_of(h), size, most(align, 16), zero)
+    heaps_leave(h)
+    return p
+
+
+def heap_thread_of(h: cython.pointer[Heap]) -> cython.pointer[LargeThread]:
+    return heap_thread() if h.id == HEAP_ID else cython.NULL
+
+
+# ---- in a heap that is named ----
+
+
+def heap_allocate_in(h: cython.pointer[Heap], size: cython.size_t, align: cython.size_t) -> cython.p_void:
+    if h.id == HEAP_ID:
+        return heap_allocate(size, align)
     p: cython.p_void = cython.NULL
-    if rounded <= the_small_limit and align <= the_small_limit:
-        p = cython.cast(cython.p_void, cache_allocate_from(the_primary, sizes_index(sizes_default(), rounded), align))
-        if p != cython.NULL and zero:
-            memset(p, 0, size)
-        return p
-    if size < sizes_default().large_minimum and align <= RUN_PAGE_BYTES:
-        return cython.cast(cython.p_void, runs_allocate(the_runs, size, zero))
-    if size <= sizes_default().large_maximum:
-        request = cython.declare(LargeRequest)
-        memset(cython.address(request), 0, cython.sizeof(LargeRequest))
-        request.size = most(size, sizes_default().large_minimum) if align > RUN_PAGE_BYTES else size
-        request.align = align
-        request.zero = zero
-        large_note_time(the_large, now_ns())
-        p = cython.cast(cython.p_void, large_allocate(the_large, heap_thread(), cython.address(request)))
-        if p != cython.NULL or request.failure != LARGE_BAD_ALIGN:
+    rounded: cython.size_t = size
+    if align > 16:
+        if cython.unlikely(align & (align - 1) or align > DIRECT_LIMIT or size > the_small_limit):
+            return heap_request(h, size, align, False)
+        rounded = (size + (size == 0) + align - 1) & ~(align - 1)
+    if cython.likely(rounded <= DIRECT_LIMIT):
+        if cython.likely(guest_allocate(h.id, rounded, cython.address(p))):
             return p
-    return cython.cast(cython.p_void, span_allocate(HEAP_ID, size, align, not heap_small_pages))
+    elif rounded <= the_small_limit:
+        index: uint32_t = sizes_index(sizes_default(), rounded)
+        if guest_allocate_class(h.id, index, cython.address(p)):
+            return p
+    return heap_request(h, size, align, False)
+
+
+def heap_allocate_zeroed_in(h: cython.pointer[Heap], size: cython.size_t, align: cython.size_t) -> cython.p_void:
+    if size > the_small_limit:
+        return heap_request(h, size, align, True)
+    p: cython.p_void = heap_allocate_in(h, size, align)
+    if p != cython.NULL:
+        memset(p, 0, size)
+    return p
 
 
 # ---- deallocate ----
@@ -349,23 +271,24 @@ def heap_deallocate_slow(p: cython.p_void) -> cython.void:
         return
     address: uint64_t = cython.cast(uint64_t, p)
     owner: uint64_t = space_owner(address)
-    layer: uint32_t = owner_layer(owner)
+    if owner_heap(owner) != HEAP_ID and heap_deallocate_guest(address, owner):
+        return
+    h: cython.pointer[Heap] = heaps_find(owner_heap(owner))
     size_class: uint64_t = 0
     reason: cython.int = FREE_FOREIGN
-    if layer == LAYER_PRIMARY or layer == LAYER_NONE:  # also where a region has addresses and nothing yet
-        reason = cache_deallocate_to(the_primary, address, cython.address(size_class))
-    elif layer == LAYER_PAGES:
-        reason = runs_deallocate(the_runs, address, owner, cython.address(size_class))
-    elif layer == LAYER_LARGE:
-        size_class = large_usable_size(the_large, address)
-        large_note_time(the_large, now_ns())
-        reason = large_deallocate(the_large, heap_thread(), address)
-    elif layer == LAYER_HUGE:
-        size_class = span_size(address)
-        reason = span_deallocate(address, owner)
+    if h != cython.NULL:
+        heaps_enter(h)
+        reason = home_take_back(h, heap_thread_of(h), address, owner, cython.address(size_class))
+        heaps_leave(h)
     if reason != FREE_OK:
         fault_bad_free(reason, address, size_class)
     reclaim_poke()
+
+
+def heap_deallocate_guest(address: uint64_t, owner: uint64_t) -> cython.bint:
+    return (
+        owner_layer(owner) == LAYER_PRIMARY and owner_heap(owner) < SEATS and guest_deallocate(owner_heap(owner), address)
+    )
 
 
 # ---- reallocate, and what an address is ----
@@ -375,24 +298,20 @@ def heap_owns(p: cython.p_void) -> cython.bint:
     return space_owner(cython.cast(uint64_t, p)) != 0
 
 
+def heap_of(p: cython.p_void) -> cython.pointer[Heap]:
+    owner: uint64_t = space_owner(cython.cast(uint64_t, p))
+    return heaps_find(owner_heap(owner)) if owner else cython.NULL
+
+
 def heap_judge(address: uint64_t, owner: uint64_t, size: cython.pointer[cython.size_t]) -> cython.int:
-    """FREE_OK if a live block starts at an address, else why not; and the size of what is there, if known."""
-    layer: uint32_t = owner_layer(owner)
-    size_class: uint64_t = 0
+    h: cython.pointer[Heap] = heaps_find(owner_heap(owner))
     size[0] = 0
-    if layer == LAYER_PRIMARY:
-        reason: cython.int = primary_judge(the_primary, address, cython.address(size_class))
-        size[0] = size_class
-        return reason
-    if layer == LAYER_PAGES:
-        size[0] = runs_usable_size(the_runs, address, owner)
-    elif layer == LAYER_LARGE:
-        size[0] = large_usable_size(the_large, address)
-    elif layer == LAYER_HUGE:
-        size[0] = span_size(address)
-    if layer == LAYER_NONE:
+    if h == cython.NULL:
         return FREE_FOREIGN
-    return FREE_OK if size[0] else FREE_DOUBLE
+    heaps_enter(h)
+    reason: cython.int = home_judge(h, address, owner, size)
+    heaps_leave(h)
+    return reason
 
 
 def heap_usable_size(p: cython.p_void) -> cython.size_t:
@@ -410,176 +329,79 @@ def heap_reallocate(p: cython.p_void, size: cython.size_t, align: cython.size_t)
         return heap_allocate(size, align)
     address: uint64_t = cython.cast(uint64_t, p)
     owner: uint64_t = space_owner(address)
-    layer: uint32_t = owner_layer(owner)
     old: cython.size_t = 0
     reason: cython.int = heap_judge(address, owner, cython.address(old))
     if reason != FREE_OK:
         fault_bad_free(USED_FREED if reason == FREE_DOUBLE else reason, address, old)
         return cython.NULL
     in_place: cython.bint = size <= old and size >= old // 2
+    h: cython.pointer[Heap] = heaps_find(owner_heap(owner))
     if not in_place and size > the_small_limit:
-        if layer == LAYER_PAGES and size < sizes_default().large_minimum:
-            in_place = runs_resize(the_runs, address, owner, size)
-        elif layer == LAYER_LARGE and size >= sizes_default().large_minimum // 2:
-            in_place = large_resize_in_place(the_large, address, size)
-    return p if in_place else heap_move(p, old, size, align)
+        heaps_enter(h)
+        in_place = home_resize(h, address, owner, size)
+        heaps_leave(h)
+    return p if in_place else heap_move(h, p, old, size, align)
 
 
-def heap_move(p: cython.p_void, old: cython.size_t, size: cython.size_t, align: cython.size_t) -> cython.p_void:
-    new: cython.p_void = heap_allocate(size, align)
+def heap_move(
+    h: cython.pointer[Heap], p: cython.p_void, old: cython.size_t, size: cython.size_t, align: cython.size_t
+) -> cython.p_void:
+    new: cython.p_void = heap_allocate_in(h, size, align)
     if new != cython.NULL:
         memcpy(new, p, least(old, size))
         heap_deallocate(p)
     return new
 
 
-# ---- giving back ----
-
-
-def heap_tick(now: uint64_t) -> cython.bint:
-    """A window of the decay time ends, for every layer, top to bottom. True while something may still become idle."""
-    busy: cython.bint = False
-    cache_drain_idle(the_primary, IDLE_WINDOWS, cython.address(busy))
-    primary_tick(the_primary, now, cython.address(busy))
-    runs_tick(the_runs, cython.address(busy))
-    large_maintain(the_large, now, False)
-    return busy or large_dirty_bytes(the_large) > 0
+# ---- giving back, accounting, limits ----
 
 
 def heap_purge() -> uint64_t:
-    """Give back everything idle, now, whatever its age: what the caller's and sleeping threads' caches hold too."""
-    busy: cython.bint = False
-    given_back: uint64_t = 0
-    now: uint64_t = now_ns()
-    cache_drain(the_primary)
-    cache_drain_idle(the_primary, 0, cython.address(busy))
-    i: uint32_t = 0
-    while i < the_primary.classes:
-        given_back += primary_release(the_primary, i, now, NOWHERE)
-        i += 1
-    given_back += runs_purge(the_runs)
-    idle: uint64_t = large_dirty_bytes(the_large)
-    large_maintain(the_large, now, True)
-    return given_back + idle - least(idle, large_dirty_bytes(the_large))
+    return heaps_purge()
 
 
-# ---- accounting ----
+def heap_purge_of(h: cython.pointer[Heap]) -> uint64_t:
+    heaps_enter(h)
+    given_back: uint64_t = home_purge(h)
+    heaps_leave(h)
+    return given_back
 
 
 def heap_read_stats(into: cython.pointer[HeapStats]) -> cython.void:
-    memset(into, 0, cython.sizeof(HeapStats))
-    heap_add_small(into)
-    heap_add_runs(into)
-    heap_add_large(into)
-    heap_add_spans(into)
-    into.metadata = vm_metadata_bytes() - space_table_bytes() + load64_relaxed(cython.address(the_primary.metadata))
-    into.mapped = into.active + into.dirty + into.muzzy + into.retained
-    into.deallocations = into.allocations - into.blocks
-    call = cython.declare(VmCall)
-    i: cython.int = 0
-    while i < VM_CALLS:
-        vm_read_stats(i, cython.address(call))
-        into.os_failures += call.failures
-        if i == VM_PURGE_NOW or i == VM_PURGE_LAZY:
-            into.purged += call.bytes
-            into.purge_calls += call.calls
-        i += 1
-    i = FREE_DOUBLE
-    while i < FAULTS:
-        into.bad_frees += fault_count(i)
-        i += 1
-    into.ticks = reclaim_ticks()
+    heaps_read_stats(into)
 
 
-def heap_add_small(s: cython.pointer[HeapStats]) -> cython.void:
-    """The small blocks: each class's counts are read together, classes one after the other."""
-    counts = cython.declare(ClassCounts)
-    i: uint32_t = 0
-    while i < the_primary.classes:
-        size: uint64_t = the_primary.region[i].size
-        cache_read_class(the_primary, i, cython.address(counts))
-        made: uint64_t = counts.made * size
-        live: uint64_t = counts.live * size
-        touched: uint64_t = least(counts.mapped_bytes, round_up(made, the_primary.page_size))
-        resident: uint64_t = touched - least(touched, counts.purged_bytes)
-        dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live))
-        s.allocated += live
-        s.blocks += counts.live
-        s.allocations += counts.allocations
-        s.cached += counts.cached * size
-        s.dirty += dirty
-        s.active += resident - dirty
-        s.retained += counts.mapped_bytes - resident
-        i += 1
-
-
-def heap_add_runs(s: cython.pointer[HeapStats]) -> cython.void:
-    mutex_lock(cython.address(the_runs.lock))
-    live: uint64_t = the_runs.live_pages << RUN_PAGE_SHIFT
-    dirty: uint64_t = the_runs.dirty_pages << RUN_PAGE_SHIFT
-    known: uint64_t = the_runs.chunks << BLOCK_SHIFT
-    s.allocated += live
-    s.active += live
-    s.dirty += dirty
-    s.retained += known - least(known, live + dirty)
-    s.blocks += the_runs.live
-    s.allocations += the_runs.allocations
-    mutex_unlock(cython.address(the_runs.lock))
-
-
-def heap_add_large(s: cython.pointer[HeapStats]) -> cython.void:
-    counts = cython.declare(PoolStats)
-    i: uint32_t = 0
-    while i < LARGE_POOLS:
-        large_read_stats(the_large, i, cython.address(counts))
-        live: uint64_t = counts.live * counts.size
-        dirty: uint64_t = counts.touched_bytes + counts.tail_bytes
-        s.allocated += live
-        s.active += live - least(live, counts.tail_bytes)
-        s.dirty += dirty
-        s.retained += counts.area_total_bytes - least(counts.area_total_bytes, live + counts.touched_bytes)
-        s.blocks += counts.live
-        s.allocations += counts.allocations
-        i += 1
-
-
-def heap_add_spans(s: cython.pointer[HeapStats]) -> cython.void:
-    counts = cython.declare(SpanStats)
-    span_read_stats(cython.address(counts))
-    s.allocated += counts.live_bytes
-    s.active += counts.live_bytes
-    s.blocks += counts.live
-    s.allocations += counts.allocations
+def heap_read_stats_of(h: cython.pointer[Heap], into: cython.pointer[HeapStats]) -> cython.void:
+    heaps_enter(h)
+    account_read(h, into)
+    heaps_leave(h)
 
 
 def heap_check() -> cython.int:
-    index: uint32_t = 0
-    number: uint64_t = 0
-    return primary_check(the_primary, cython.address(index), cython.address(number))
+    broken: cython.int = 0
+    id: uint64_t = HEAP_ID
+    while id < SEATS and not broken:
+        h: cython.pointer[Heap] = heaps_find(id)
+        if h != cython.NULL:
+            broken = heap_check_of(h)
+        id += 1
+    return broken
 
 
-# ---- fork: every lock, in rank order ----
+def heap_check_of(h: cython.pointer[Heap]) -> cython.int:
+    heaps_enter(h)
+    broken: cython.int = account_check(h)
+    heaps_leave(h)
+    return broken
 
 
-def heap_before_fork() -> cython.void:
-    reclaim_fork_lock()
-    large_lock_all(the_large)
-    runs_lock(the_runs)
-    cache_fork_lock()
-    space_lock()
+def heap_set_limit(h: cython.pointer[Heap], limit: uint64_t) -> cython.bint:
+    """What is idle goes first, where it stands in the way."""
+    if budget_set_limit(cython.address(h.budget), limit):
+        return True
+    heap_purge_of(h)
+    return budget_set_limit(cython.address(h.budget), limit)
 
 
-def heap_after_fork_in_parent() -> cython.void:
-    space_unlock()
-    cache_fork_unlock()
-    runs_unlock(the_runs)
-    large_unlock_all(the_large)
-    reclaim_fork_unlock()
-
-
-def heap_after_fork_in_child() -> cython.void:
-    space_reset()
-    cache_fork_reset()
-    runs_reset(the_runs)
-    large_reset(the_large)
-    reclaim_fork_reset()
+def heap_left(h: cython.pointer[Heap]) -> uint64_t:
+    return budget_left(cython.address(h.budget))

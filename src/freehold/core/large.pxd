@@ -4,8 +4,9 @@
 # Invariant: those of each pool (see pool.pxd). A free never fails and never allocates.
 # Does not: read a clock (time is passed in), know which thread calls (it is passed its LargeThread), or start a thread.
 # After: lgalloc.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from freehold.core.budget cimport Budget
 from freehold.core.pool cimport Pool, PoolBlock, PoolFinding, PoolQueue, PoolStats
 
 cdef enum:
@@ -18,6 +19,7 @@ cdef enum:                          # why a request was not served; 0: it was
     LARGE_DISABLED = 3
     LARGE_NO_ROOM = 4               # the space has no such run of addresses
     LARGE_REFUSED = 5               # the OS said no: see `os_error` and `os_call`
+    LARGE_OVER_LIMIT = 6            # the budget has no room
 
 cdef struct LargeConfig:            # words, so that they may change while others read; atomic, relaxed
     uint64_t enabled                # 0: new requests are refused; frees are not
@@ -31,6 +33,9 @@ cdef struct LargeConfig:            # words, so that they may change while other
     uint64_t used_idle_ns           # a used block is cleared when it has been idle this long; 0: at the next pass
     uint64_t tail_decays            # 1: a live block's pages beyond what was asked are the pool's, and decay; constant
     uint64_t huge_pages             # 1: areas are advised huge; constant
+    uint64_t exact                  # 1: a caller gets whole huge pages where they are, so that no touch is a surprise; constant
+    Budget *budget                  # NULL: one of its own, without a limit; constant
+    int64_t node                    # NUMA node of the areas; -1: any; constant
 
 cdef struct LargeThread:            # what one thread keeps; made once, used again when that thread has ended
     LargeThread *next               # of the Large's; constant
@@ -45,6 +50,7 @@ cdef struct Large:
     uint64_t threads                # LargeThreads, newest first, as a number: pushed by compare-and-swap, never removed
     uint64_t huge_refused           # the errno when huge pages were first refused; atomic
     uint64_t bytes                  # of this mapping; constant
+    Budget own                      # where the config names none
     Pool pool[LARGE_POOLS]
 
 cdef struct LargeRequest:
@@ -73,6 +79,8 @@ cdef uint64_t large_maintain(Large *large, uint64_t now_ns, bint force) noexcept
 cdef uint64_t large_dirty_bytes(Large *large) noexcept nogil          # idle, may be resident
 cdef uint64_t large_live(Large *large, uint64_t *bytes) noexcept nogil  # blocks handed out
 cdef void large_read_stats(Large *large, uint32_t index, PoolStats *into) noexcept nogil  # costs no system call
+cdef void large_vacate(Large *large) noexcept nogil                   # gives all memory back; what is live reads 0, and goes back as ever
+cdef uint64_t large_books(Large *large) noexcept nogil                # what of the budget is records; nobody is adding an area
 cdef int large_huge_refused(Large *large) noexcept nogil              # the errno, or 0
 cdef int large_check(Large *large, PoolFinding *finding) noexcept nogil  # POOL_SOUND, or the law that is broken
 cdef void large_lock_all(Large *large) noexcept nogil                 # fork
@@ -84,7 +92,8 @@ cdef uint32_t large_pool_for(uint64_t size) noexcept nogil
 cdef uint64_t large_fail(LargeRequest *q, uint64_t failure) noexcept nogil
 cdef PoolBlock *large_take(Large *large, Pool *pool, PoolQueue *own, LargeRequest *q) noexcept nogil
 cdef PoolBlock *large_fetch(Large *large, Pool *pool, PoolQueue *own) noexcept nogil
-cdef void large_hand_out(Large *large, Pool *pool, PoolBlock *b, LargeRequest *q) noexcept nogil
+cdef bint large_hand_out(Large *large, Pool *pool, PoolBlock *b, LargeRequest *q) noexcept nogil
+cdef void large_return_unserved(Pool *pool, PoolQueue *own, PoolBlock *b) noexcept nogil
 cdef void large_zero(Large *large, Pool *pool, PoolBlock *b, LargeRequest *q) noexcept nogil
 cdef PoolBlock *large_refill(Large *large, Pool *pool, PoolQueue *own, LargeRequest *q) noexcept nogil
 cdef PoolBlock *large_grow(Large *large, Pool *pool, LargeRequest *q) noexcept nogil

@@ -13,6 +13,7 @@ touched.
 import cython
 from cython.cimports.freehold.core.area import (
     AreaAttempt,
+    area_books,
     area_find,
     area_index,
     area_map,
@@ -20,12 +21,21 @@ from cython.cimports.freehold.core.area import (
     area_publish,
     area_unmap_all,
 )
+from cython.cimports.freehold.core.budget import (
+    Budget,
+    budget_force,
+    budget_left,
+    budget_open,
+    budget_refuse,
+    budget_take,
+)
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_INTERIOR, FREE_NEVER, FREE_OK
 from cython.cimports.freehold.core.large import (
     LARGE_BAD_ALIGN,
     LARGE_BAD_CLASS,
     LARGE_DISABLED,
     LARGE_NO_ROOM,
+    LARGE_OVER_LIMIT,
     LARGE_POOLS,
     LARGE_REFUSED,
     LARGE_SERVED,
@@ -82,6 +92,7 @@ from cython.cimports.freehold.core.sync import mutex_lock, mutex_reset, mutex_un
 from cython.cimports.freehold.core.vm import (
     HUGE_NEVER,
     vm_advise_huge,
+    vm_bind,
     vm_facts,
     vm_map,
     vm_purge_lazy,
@@ -108,10 +119,15 @@ def large_open(
     large.last_pass_ns = NOWHERE
     large.config.tail_decays = config.tail_decays
     large.config.huge_pages = config.huge_pages
+    large.config.exact = config.exact
+    large.config.node = config.node
+    budget_open(cython.address(large.own), NOWHERE)
+    budget: cython.pointer[Budget] = config.budget if config.budget != cython.NULL else cython.address(large.own)
+    large.config.budget = budget
     large_configure(large, config)
     i: uint32_t = 0
     while i < LARGE_POOLS:
-        pool_open(cython.address(large.pool[i]), sizes_default().large_minimum << i)
+        pool_open(cython.address(large.pool[i]), sizes_default().large_minimum << i, budget)
         i += 1
     into[0] = large
     return 0
@@ -181,6 +197,7 @@ def large_allocate(
     large: cython.pointer[Large], t: cython.pointer[LargeThread], q: cython.pointer[LargeRequest]
 ) -> uint64_t:
     i: uint32_t = large_pool_for(q.size)
+    q.failure = LARGE_SERVED
     if i == LARGE_POOLS:
         return large_fail(q, LARGE_BAD_CLASS)
     pool: cython.pointer[Pool] = cython.address(large.pool[i])
@@ -195,7 +212,7 @@ def large_allocate(
     if b == cython.NULL:
         pool.stats.slow_path += 1
     pool_unlock(pool)
-    if b == cython.NULL:
+    if b == cython.NULL and q.failure != LARGE_OVER_LIMIT:
         b = large_refill(large, pool, own, q)
     if b == cython.NULL:
         return 0
@@ -212,15 +229,34 @@ def large_take(
     own: cython.pointer[PoolQueue],
     q: cython.pointer[LargeRequest],
 ) -> cython.pointer[PoolBlock]:
-    """Under the lock: hand out the newest of the thread's own, else the oldest of all others'; NULL: none."""
+    """Under the lock: hand out the newest of the thread's own, else the oldest of all others'.
+
+    NULL: there is none, or the budget has no room for what would be touched of it.
+    """
     b: cython.pointer[PoolBlock] = cython.NULL
     if own != cython.NULL and own.length > 0:
         b = own.newest
     else:
         b = large_fetch(large, pool, own)
-    if b != cython.NULL:
-        large_hand_out(large, pool, b, q)
+    if b != cython.NULL and not large_hand_out(large, pool, b, q):
+        large_return_unserved(pool, own, b)
+        large_fail(q, LARGE_OVER_LIMIT)
+        return cython.NULL
     return b
+
+
+def large_return_unserved(
+    pool: cython.pointer[Pool], own: cython.pointer[PoolQueue], b: cython.pointer[PoolBlock]
+) -> cython.void:
+    """A block that was taken out of its queue for a request, and not handed out, waits again."""
+    if b.queue != cython.NULL:
+        return
+    if b.place == POOL_KEPT:
+        pool_keep(pool, own, pool_older_than(own, b), b)
+    else:
+        pool_insert_after(
+            cython.address(pool.used) if b.place == POOL_USED else cython.address(pool.clean), cython.NULL, b
+        )
 
 
 def large_fetch(
@@ -253,15 +289,19 @@ def large_hand_out(
     pool: cython.pointer[Pool],
     b: cython.pointer[PoolBlock],
     q: cython.pointer[LargeRequest],
-) -> cython.void:
+) -> cython.bint:
     asked: uint64_t = large_asked(large, pool, q.size)
+    touched: uint64_t = most(b.touched, large_extent(large, pool, asked))
+    if not budget_take(pool.budget, touched - b.touched):
+        return False
     q.dirty = b.touched
     q.clean = b.touched == 0
     pool_detach(pool, b)
     pool_move(pool, b, POOL_LIVE)
-    pool_note(pool, b, most(b.touched, large_extent(large, pool, asked)), asked)
+    pool_note(pool, b, touched, asked)
     pool_watch_tail(pool, b, large_now(large))
     b.handed_out = 1
+    return True
 
 
 def large_zero(
@@ -294,7 +334,7 @@ def large_refill(
     mutex_lock(cython.address(pool.lock))
     b: cython.pointer[PoolBlock] = large_take(large, pool, own, q)
     pool_unlock(pool)
-    if b == cython.NULL:
+    if b == cython.NULL and q.failure != LARGE_OVER_LIMIT:
         b = large_grow(large, pool, q)
     mutex_unlock(cython.address(pool.refill))
     return b
@@ -303,21 +343,29 @@ def large_refill(
 def large_grow(
     large: cython.pointer[Large], pool: cython.pointer[Pool], q: cython.pointer[LargeRequest]
 ) -> cython.pointer[PoolBlock]:
-    """Add an area; hand out its first block, and let all threads have the rest."""
+    """Add an area, unless its first block is over the limit; hand that out, and let all threads have the rest."""
+    if budget_left(pool.budget) < large_extent(large, pool, large_asked(large, pool, q.size)):
+        budget_refuse(pool.budget)
+        large_fail(q, LARGE_OVER_LIMIT)
+        return cython.NULL
     attempt = cython.declare(AreaAttempt)
     area_map(pool, load64_relaxed(cython.address(large.config.growth_dampener)), cython.address(attempt))
     if attempt.area == cython.NULL:
-        large_fail(q, LARGE_REFUSED if attempt.os_error else LARGE_NO_ROOM)
+        large_fail(q, LARGE_OVER_LIMIT if attempt.over_limit else LARGE_REFUSED if attempt.os_error else LARGE_NO_ROOM)
         q.os_error = attempt.os_error
         q.os_call = attempt.os_call
         return cython.NULL
     if large.config.huge_pages:
         large_advise(large, attempt.area.base, attempt.area.blocks * pool.size)
+    if large.config.node >= 0:
+        vm_bind(attempt.area.base, attempt.area.blocks * pool.size, cython.cast(cython.int, large.config.node))
     area_publish(pool, attempt.area, large.heap, pool - cython.address(large.pool[0]), large_now(large))
     b: cython.pointer[PoolBlock] = pool_blocks(attempt.area)
     mutex_lock(cython.address(pool.lock))
     pool_add(pool, attempt.area)
-    large_hand_out(large, pool, b, q)
+    if not large_hand_out(large, pool, b, q):
+        large_fail(q, LARGE_OVER_LIMIT)
+        b = cython.NULL
     pool_unlock(pool)
     return b
 
@@ -370,8 +418,10 @@ def large_resize_in_place(large: cython.pointer[Large], address: uint64_t, size:
     asked: uint64_t = large_asked(large, pool, most(size, 1))
     mutex_lock(cython.address(pool.lock))
     fits: cython.bint = b.place == POOL_LIVE and not (b.taken and asked > b.asked)
+    touched: uint64_t = most(b.touched, large_extent(large, pool, asked))
+    fits = fits and budget_take(pool.budget, touched - b.touched)
     if fits:
-        pool_note(pool, b, most(b.touched, large_extent(large, pool, asked)), asked)
+        pool_note(pool, b, touched, asked)
         pool_watch_tail(pool, b, large_now(large))
     pool_unlock(pool)
     return fits
@@ -379,7 +429,10 @@ def large_resize_in_place(large: cython.pointer[Large], address: uint64_t, size:
 
 def large_asked(large: cython.pointer[Large], pool: cython.pointer[Pool], size: uint64_t) -> uint64_t:
     """What of a block is the caller's who asked for `size` of it: all, or the pages asked for where tails decay."""
-    return round_up(size, vm_facts().page_size) if large.config.tail_decays else pool.size
+    if not large.config.tail_decays:
+        return pool.size
+    pages: uint64_t = round_up(size, vm_facts().page_size)
+    return large_extent(large, pool, pages) if large.config.exact else pages
 
 
 def large_extent(large: cython.pointer[Large], pool: cython.pointer[Pool], asked: uint64_t) -> uint64_t:
@@ -410,7 +463,9 @@ def large_deallocate(large: cython.pointer[Large], t: cython.pointer[LargeThread
     else:
         pool.stats.deallocations += 1
         # A tail that was purged before the caller touched the page it shares may have come with that huge page.
-        pool_note(pool, b, most(b.touched, large_extent(large, pool, b.asked)), b.asked)
+        touched: uint64_t = most(b.touched, large_extent(large, pool, b.asked))
+        budget_force(pool.budget, touched - b.touched)
+        pool_note(pool, b, touched, b.asked)
         large_accept(large, pool, own, b)
     pool_unlock(pool)
     return reason
@@ -653,6 +708,34 @@ def large_check(large: cython.pointer[Large], finding: cython.pointer[PoolFindin
         mutex_unlock(cython.address(large.pool[i].lock))
         i += 1
     return law
+
+
+def large_vacate(large: cython.pointer[Large]) -> cython.void:
+    i: uint32_t = 0
+    while i < LARGE_POOLS:
+        pool: cython.pointer[Pool] = cython.address(large.pool[i])
+        mutex_lock(cython.address(pool.lock))
+        a: uint64_t = load64_acquire(cython.address(pool.published))
+        while a > 0:
+            a -= 1
+            k: uint64_t = 0
+            while k < pool.area[a].blocks:
+                b: cython.pointer[PoolBlock] = pool_blocks(pool.area[a]) + k
+                if b.place == POOL_LIVE and b.touched and not b.taken and vm_purge_now(b.address, b.touched) == 0:
+                    pool_detach(pool, b)
+                    pool_note(pool, b, 0, 0)
+                k += 1
+        pool_unlock(pool)
+        i += 1
+
+
+def large_books(large: cython.pointer[Large]) -> uint64_t:
+    bytes: uint64_t = 0
+    i: uint32_t = 0
+    while i < LARGE_POOLS:
+        bytes += area_books(cython.address(large.pool[i]))
+        i += 1
+    return bytes
 
 
 # ---- fork, and the end ----

@@ -203,10 +203,14 @@ cdef extern from *:
     #define fh_store_relaxed(p, x) __atomic_store_n(p, x, __ATOMIC_RELAXED)
     #define fh_store_release(p, x) __atomic_store_n(p, x, __ATOMIC_RELEASE)
     #define fh_store_seq_cst(p, x) __atomic_store_n(p, x, __ATOMIC_SEQ_CST)
+    #define fh_load_seq_cst(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+    #define fh_swap_if_seq_cst(p, seen, want) __atomic_compare_exchange_n(p, seen, want, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+    #define fh_sub_seq_cst(p, x) __atomic_fetch_sub(p, x, __ATOMIC_SEQ_CST)
     #define fh_exchange(p, x) __atomic_exchange_n(p, x, __ATOMIC_ACQ_REL)
     #define fh_fetch_add(p, x) __atomic_fetch_add(p, x, __ATOMIC_ACQ_REL)
     #define fh_add_relaxed(p, x) __atomic_fetch_add(p, x, __ATOMIC_RELAXED)
     #define fh_sub_relaxed(p, x) __atomic_fetch_sub(p, x, __ATOMIC_RELAXED)
+    #define fh_add_release(p, x) __atomic_fetch_add(p, x, __ATOMIC_RELEASE)
     #define fh_fetch_or(p, x) __atomic_fetch_or(p, x, __ATOMIC_ACQ_REL)
     #define fh_fetch_and(p, x) __atomic_fetch_and(p, x, __ATOMIC_ACQ_REL)
     #define fh_swap_if(p, seen, want) __atomic_compare_exchange_n(p, seen, want, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
@@ -215,12 +219,17 @@ cdef extern from *:
     uint64_t load64_acquire "fh_load_acquire"(const uint64_t *p) noexcept nogil
     void store64_relaxed "fh_store_relaxed"(uint64_t *p, uint64_t x) noexcept nogil
     void store64_release "fh_store_release"(uint64_t *p, uint64_t x) noexcept nogil
+    uint64_t load64_seq_cst "fh_load_seq_cst"(const uint64_t *p) noexcept nogil
+    void store64_seq_cst "fh_store_seq_cst"(uint64_t *p, uint64_t x) noexcept nogil
+    bint swap64_if_seq_cst "fh_swap_if_seq_cst"(uint64_t *p, uint64_t *seen, uint64_t want) noexcept nogil
+    uint64_t sub64_seq_cst "fh_sub_seq_cst"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t add64_relaxed "fh_add_relaxed"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t sub64_relaxed "fh_sub_relaxed"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t fetch_add64 "fh_fetch_add"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t fetch_or64 "fh_fetch_or"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t fetch_and64 "fh_fetch_and"(uint64_t *p, uint64_t x) noexcept nogil
     bint swap64_if "fh_swap_if"(uint64_t *p, uint64_t *seen, uint64_t want) noexcept nogil
+    uint32_t add32_release "fh_add_release"(uint32_t *p, uint32_t x) noexcept nogil
     uint32_t load32_relaxed "fh_load_relaxed"(const uint32_t *p) noexcept nogil
     uint32_t load32_acquire "fh_load_acquire"(const uint32_t *p) noexcept nogil
     void store32_relaxed "fh_store_relaxed"(uint32_t *p, uint32_t x) noexcept nogil

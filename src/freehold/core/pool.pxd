@@ -6,6 +6,7 @@
 # After: lgalloc's queues, with ages.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from freehold.core.budget cimport Budget
 from freehold.core.sync cimport Mutex
 
 cdef enum:                          # where a block is: each is counted in exactly one place
@@ -22,6 +23,7 @@ cdef enum:                          # what pool_check finds broken; keep `pool_l
     POOL_LAW_IDLE = 3
     POOL_LAW_QUEUES = 4
     POOL_LAW_AGES = 5
+    POOL_LAW_TOUCHED = 6
 
 cdef struct PoolQueue
 cdef struct PoolBlock:              # one per block, in its area's mapping, away from user memory; guarded by the pool's lock
@@ -65,6 +67,7 @@ cdef struct PoolStats:              # regions and events; bytes where the name s
     uint64_t clear_slow             # blocks moved to the clean queue in the background
     uint64_t touched_bytes          # of free blocks: may be resident
     uint64_t tail_bytes             # of live blocks, beyond what was asked: may be resident
+    uint64_t counted_bytes          # of all blocks: may be resident; what the budget counts
     uint64_t refused                # purges that the OS refused: the block stayed as it was
 
 cdef struct Pool:
@@ -79,6 +82,8 @@ cdef struct Pool:
     uint64_t count[POOL_PLACES]     # blocks in each place
     uint64_t idle[POOL_PLACES]      # bytes there that may be resident and are nobody's
     uint64_t blocks                 # in all areas
+    uint64_t touched                # sum over all blocks: so much the budget counts
+    Budget *budget                  # constant
     PoolStats stats                 # the events; the rest of it is filled in when read
     PoolArea **area                 # AREA_MOST of them; NULL before the first; written under `refill`
     uint64_t published              # areas that may be looked up; written under `refill`, read by anyone; atomic
@@ -92,12 +97,12 @@ cdef struct PoolFinding:            # what pool_check found: in which pool, and 
 cdef inline PoolBlock *pool_blocks(PoolArea *a) noexcept nogil:
     return <PoolBlock *>(a + 1)
 
-cdef void pool_open(Pool *pool, uint64_t size) noexcept nogil
+cdef void pool_open(Pool *pool, uint64_t size, Budget *budget) noexcept nogil
 cdef void pool_unlock(Pool *pool) noexcept nogil                      # ends an operation; at check level 2 all laws hold now
 cdef void pool_add(Pool *pool, PoolArea *a) noexcept nogil            # an area's blocks, chained and clean
 cdef PoolBlock *pool_oldest(Pool *pool, uint32_t place, PoolQueue *but) noexcept nogil  # that waits there; of threads' queues, in any `but` one
 cdef void pool_move(Pool *pool, PoolBlock *b, uint32_t place) noexcept nogil
-cdef void pool_note(Pool *pool, PoolBlock *b, uint64_t touched, uint64_t asked) noexcept nogil
+cdef void pool_note(Pool *pool, PoolBlock *b, uint64_t touched, uint64_t asked) noexcept nogil  # more: the caller has taken it; less: the budget gets it back
 cdef void pool_watch_tail(Pool *pool, PoolBlock *b, uint64_t now) noexcept nogil
 cdef void pool_push(PoolQueue *q, PoolBlock *b) noexcept nogil        # as the newest
 cdef void pool_insert_after(PoolQueue *q, PoolBlock *older, PoolBlock *b) noexcept nogil

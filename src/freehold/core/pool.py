@@ -8,6 +8,7 @@ Follows: lgalloc's queues (a thread's own last in first out, the global ones fir
 """
 
 import cython
+from cython.cimports.freehold.core.budget import Budget, budget_give
 from cython.cimports.freehold.core.machine import CHECK, abort, least, memset, tell
 from cython.cimports.freehold.core.pool import (
     POOL_CLEAN,
@@ -16,7 +17,9 @@ from cython.cimports.freehold.core.pool import (
     POOL_LAW_COUNTS,
     POOL_LAW_IDLE,
     POOL_LAW_QUEUES,
+    POOL_LAW_TOUCHED,
     POOL_LAW_TOTAL,
+    POOL_LAW_TOUCHED,
     POOL_LIVE,
     POOL_PLACES,
     POOL_SOUND,
@@ -33,8 +36,9 @@ from cython.cimports.freehold.core.sync import RANK_LARGE, RANK_LARGE_REFILL, mu
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 
-def pool_open(pool: cython.pointer[Pool], size: uint64_t) -> cython.void:
+def pool_open(pool: cython.pointer[Pool], size: uint64_t, budget: cython.pointer[Budget]) -> cython.void:
     pool.size = size
+    pool.budget = budget
     mutex_init(cython.address(pool.refill), RANK_LARGE_REFILL)
     mutex_init(cython.address(pool.lock), RANK_LARGE)
 
@@ -102,6 +106,9 @@ def pool_note(
 ) -> cython.void:
     """Note how far a block was touched, and how much of it is the caller's."""
     pool_uncount(pool, b)
+    if touched < b.touched:
+        budget_give(pool.budget, b.touched - touched)
+    pool.touched += touched - b.touched
     b.touched = touched
     b.asked = asked
     pool_count(pool, b)
@@ -219,6 +226,7 @@ def pool_read_stats(pool: cython.pointer[Pool], into: cython.pointer[PoolStats])
     into.thread_regions = pool.count[POOL_KEPT]
     into.touched_bytes = pool.idle[POOL_USED] + pool.idle[POOL_CLEAN] + pool.idle[POOL_KEPT]
     into.tail_bytes = pool.idle[POOL_LIVE]
+    into.counted_bytes = pool.touched
     mutex_unlock(cython.address(pool.lock))
 
 
@@ -248,6 +256,7 @@ def pool_check_blocks(pool: cython.pointer[Pool], finding: cython.pointer[PoolFi
     idle = cython.declare(uint64_t[POOL_PLACES])
     memset(count, 0, cython.sizeof(count))
     memset(idle, 0, cython.sizeof(idle))
+    touched: uint64_t = 0
     left: uint64_t = pool.stats.areas
     while left > 0:
         left -= 1
@@ -257,6 +266,7 @@ def pool_check_blocks(pool: cython.pointer[Pool], finding: cython.pointer[PoolFi
             b: cython.pointer[PoolBlock] = pool_blocks(a) + i
             count[b.place] += 1
             idle[b.place] += pool_idle_bytes(b)
+            touched += b.touched
             if b.place != POOL_LIVE and not b.taken and b.queue == cython.NULL:
                 return pool_broken(POOL_LAW_QUEUES, finding, b.address, b.place)
             i += 1
@@ -267,7 +277,7 @@ def pool_check_blocks(pool: cython.pointer[Pool], finding: cython.pointer[PoolFi
         if idle[place] != pool.idle[place]:
             return pool_broken(POOL_LAW_IDLE, finding, pool.idle[place], idle[place])
         place += 1
-    return POOL_SOUND
+    return POOL_SOUND if touched == pool.touched else pool_broken(POOL_LAW_TOUCHED, finding, pool.touched, touched)
 
 
 def pool_check_queue(
@@ -305,6 +315,8 @@ def pool_law(law: cython.int) -> cython.p_const_char:
         return b"a free block waits in one queue, and a queue's links and length agree"
     if law == POOL_LAW_IDLE:
         return b"the bytes that may be resident are those of the blocks"
+    if law == POOL_LAW_TOUCHED:
+        return b"what the budget counts is what blocks may have touched"
     if law == POOL_LAW_AGES:
         return b"a thread's queue and the tails wait by age"
     return b"sound"

@@ -1,6 +1,6 @@
 # primary.pxd: small blocks: one region of addresses per size class, out-of-line metadata, release of single pages.
 #
-# Each region has a lock; where a field says nothing else, its region's lock guards it. What an address means
+# What may become resident is taken from the budget first. Each region has a lock; where a field says nothing else, its region's lock guards it. What an address means
 # (class, block, state) is answered without a lock.
 # Invariants, for each region: a block's number is below `made` once it was ever handed out; the blocks in the free array are
 # exactly those whose state is BLOCK_FREE; made = in the array + in caches + live (+ deferred).
@@ -8,6 +8,7 @@
 # After: LLVM's SizeClassAllocator64.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from freehold.core.budget cimport Budget
 from freehold.core.idle cimport Idle
 from freehold.core.sizes cimport Sizes
 from freehold.core.sync cimport Mutex
@@ -39,6 +40,7 @@ cdef enum:                          # the laws that primary_check and cache_chec
     LAW_PURGED = 6
     LAW_CACHED = 7
     LAW_CACHED_COUNT = 8
+    LAW_CHARGED = 9
 
 cdef struct Grown:                  # a range that becomes accessible step by step, away from `start`
     uint64_t start
@@ -58,7 +60,10 @@ cdef struct Region:
     uint64_t made                   # blocks made so far; read without the lock by anyone
     uint64_t top                    # entries in the free array
     uint64_t bottom                 # the lowest of them are being sorted by the releaser, and are nobody else's
-    uint64_t purged_pages
+    uint64_t purged_pages           # all of them below `charged`
+    uint64_t charged                # bytes from block 0 that the budget counts, but for purged pages
+    uint64_t books                  # bytes of array, states, bits and metadata that the budget counts
+    uint64_t books_owed             # … counted still, and being given back
     Grown blocks
     Grown array
     Grown state_bytes
@@ -88,6 +93,9 @@ cdef struct PrimaryConfig:
     bint forgets                    # free blocks at a region's end, whose pages are gone, count as never made: see region_forget
     uint64_t release_interval_ns
     uint64_t cache_bytes            # a thread; 0: no caches
+    Budget *budget                  # NULL: one of its own, without a limit
+    int node                        # NUMA node of the blocks; -1: any
+    bint gated                      # whoever uses it has passed a gate that a fork shuts: its locks are free then
 
 cdef struct Primary:
     PrimaryConfig config            # constant
@@ -101,6 +109,8 @@ cdef struct Primary:
     uint64_t metadata               # bytes of all else; atomic
     uint64_t huge_regions           # how many grow in huge pages; atomic
     uint64_t random                 # state of the shuffle; atomic
+    Budget *budget                  # constant
+    Budget own                      # where the config names none
     Primary *next                   # guarded by the caches' lock
     void *caches                    # guarded by the caches' lock
     Region region[PRIMARY_CLASSES]
@@ -109,6 +119,7 @@ cdef int primary_open(const PrimaryConfig *config, Primary **into) noexcept nogi
 cdef void primary_close(Primary *p) noexcept nogil                                  # whatever is live; no caches left
 cdef uint64_t primary_take(Region *r, Primary *p, uint32_t *into, uint64_t n) noexcept nogil  # up to n blocks, as BLOCK_CACHED
 cdef uint64_t primary_take_locked(Region *r, Primary *p, uint32_t *into, uint64_t n) noexcept nogil  # the caller holds the region's lock
+cdef void primary_vacate(Primary *p) noexcept nogil                                 # gives all memory back and keeps every state: what is live reads 0
 cdef uint64_t primary_give(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # cached blocks back; NOWHERE, or one that was not cached
 cdef uint64_t primary_give_locked(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # the caller holds the region's lock
 cdef int primary_judge(Primary *p, uint64_t address, uint64_t *size_class) noexcept nogil     # FREE_OK if it is a live block's start
@@ -126,6 +137,8 @@ cdef void primary_reset(Primary *p, bint adopt) noexcept nogil                  
 cdef int primary_check(Primary *p, uint32_t *index, uint64_t *number) noexcept nogil  # 0, or which law is broken and where; takes the locks
 cdef const char *primary_law(int broken) noexcept nogil
 
+cdef uint64_t primary_counted(Primary *p, uint64_t *books) noexcept nogil             # what of the budget is blocks, and what books
+
 # inside primary
 cdef uint64_t primary_shadow_bytes(Primary *p, Region *r, uint64_t *states, uint64_t *purged) noexcept nogil
 cdef void region_open(Primary *p, uint32_t i, uint64_t shadow) noexcept nogil
@@ -136,7 +149,9 @@ cdef int region_grow_metadata(Primary *p, Region *r, uint64_t need) noexcept nog
 cdef uint64_t region_take_fresh(Primary *p, Region *r, uint32_t *into, uint64_t n) noexcept nogil
 cdef uint64_t region_take_shuffled(Primary *p, Region *r, uint32_t *into, uint64_t n) noexcept nogil
 cdef void region_shuffle(Primary *p, uint32_t *numbers, uint64_t n) noexcept nogil
-cdef void region_unpurge(Primary *p, Region *r, uint64_t number) noexcept nogil
+cdef bint region_charge(Primary *p, Region *r, uint64_t count) noexcept nogil
+cdef uint64_t region_books(Primary *p, Region *r, uint64_t count) noexcept nogil
+cdef bint region_unpurge(Primary *p, Region *r, uint64_t number, uint64_t n) noexcept nogil
 cdef void region_collect_deferred(Region *r) noexcept nogil
 cdef uint64_t region_adopt(Region *r, uint8_t state) noexcept nogil
 cdef void region_adopt_again(Region *r) noexcept nogil

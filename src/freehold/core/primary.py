@@ -12,10 +12,12 @@ the states too.
 """
 
 import cython
-from cython.cimports.freehold.core.bits import bits_clear, bits_count, bits_next_set
+from cython.cimports.freehold.core.bits import bits_clear, bits_count, bits_next_set, bits_set
+from cython.cimports.freehold.core.budget import budget_give, budget_open, budget_take, budget_take_books
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_INTERIOR, FREE_NEVER, FREE_OK
 from cython.cimports.freehold.core.idle import idle_add, idle_fell
 from cython.cimports.freehold.core.machine import (
+    ENOMEM,
     NOWHERE,
     TSAN,
     add64_relaxed,
@@ -25,9 +27,11 @@ from cython.cimports.freehold.core.machine import (
     load32_relaxed,
     load64_acquire,
     load64_relaxed,
+    memmove,
     most,
     mul_high,
     now_ns,
+    round_down,
     round_up,
     should,
     store8_relaxed,
@@ -44,6 +48,7 @@ from cython.cimports.freehold.core.primary import (
     LAW_BELOW_MADE,
     LAW_CACHED,
     LAW_CACHED_COUNT,
+    LAW_CHARGED,
     LAW_FREE,
     LAW_FREE_COUNT,
     LAW_MAPPED,
@@ -80,7 +85,7 @@ from cython.cimports.freehold.core.sync import (
     mutex_unlock,
     mutex_unlock_unseen,
 )
-from cython.cimports.freehold.core.vm import vm_advise_huge, vm_facts, vm_map, vm_unmap_metadata
+from cython.cimports.freehold.core.vm import vm_advise_huge, vm_bind, vm_facts, vm_map, vm_purge_now, vm_unmap_metadata
 from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 
 # ---- open and close ----
@@ -95,6 +100,8 @@ def primary_open(
         return error
     p: cython.pointer[Primary] = cython.cast(cython.pointer[Primary], at)
     p.config = config[0]
+    budget_open(cython.address(p.own), NOWHERE)
+    p.budget = config.budget if config.budget != cython.NULL else cython.address(p.own)
     p.sizes = sizes_default()
     p.classes = p.sizes.small
     p.page_size = vm_facts().page_size
@@ -180,6 +187,35 @@ def primary_close(p: cython.pointer[Primary]) -> cython.void:
     vm_unmap_metadata(cython.cast(uint64_t, p), round_up(cython.sizeof(Primary), MAP_STEP))
 
 
+def primary_vacate(p: cython.pointer[Primary]) -> cython.void:
+    """For a heap that is closed while blocks are live: nobody is told of any more, and each goes back as ever."""
+    i: uint32_t = 0
+    while i < p.classes:
+        r: cython.pointer[Region] = cython.address(p.region[i])
+        mutex_lock(cython.address(r.lock))
+        pages: uint64_t = r.charged // p.page_size
+        if pages and vm_purge_now(r.base, r.charged) == 0:
+            budget_give(p.budget, r.charged - r.purged_pages * p.page_size)
+            bits_set(r.purged, 0, pages)
+            r.purged_pages = pages
+        mutex_unlock(cython.address(r.lock))
+        i += 1
+
+
+def primary_counted(p: cython.pointer[Primary], books: cython.pointer[uint64_t]) -> uint64_t:
+    blocks: uint64_t = 0
+    books[0] = 0
+    i: uint32_t = 0
+    while i < p.classes:
+        r: cython.pointer[Region] = cython.address(p.region[i])
+        mutex_lock(cython.address(r.lock))
+        blocks += r.charged - r.purged_pages * p.page_size
+        books[0] += r.books + r.books_owed
+        mutex_unlock(cython.address(r.lock))
+        i += 1
+    return blocks
+
+
 # ---- growing ----
 
 
@@ -235,6 +271,8 @@ def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], ne
         if start < r.base + r.blocks.mapped:
             vm_advise_huge(start, r.base + r.blocks.mapped - start)
             r.advised = True
+    if p.config.node >= 0:
+        vm_bind(r.base + before, r.blocks.mapped - before, p.config.node)
     first: uint64_t = round_up(before, BLOCK_BYTES)  # 4 MiB blocks that the region enters
     if first < r.blocks.mapped:
         count: uint64_t = (r.blocks.mapped - first + BLOCK_BYTES - 1) >> BLOCK_SHIFT
@@ -255,7 +293,10 @@ def region_grow_metadata(p: cython.pointer[Primary], r: cython.pointer[Region], 
 
 
 def region_make(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64_t) -> cython.int:
-    """Make n more blocks, with room for each in the free array, or none; the errno if it is the OS that refuses."""
+    """Make n more blocks, with room for each in the free array and in the budget, or none.
+
+    `refused` becomes the errno if it is the OS that refuses.
+    """
     count: uint64_t = r.made + n
     other: cython.pointer[uint64_t] = cython.address(p.metadata)
     pages: uint64_t = (count * r.size + HUGE_STEP) // p.page_size  # purged bits reach to the end of the last huge page
@@ -266,9 +307,37 @@ def region_make(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64
         or region_grow_metadata(p, r, count * p.config.metadata_size)
         or region_grow_blocks(p, r, count * r.size)
     )
-    if not r.refused:
-        store64_release(cython.address(r.made), count)
-    return r.refused
+    if r.refused:
+        return r.refused
+    if not region_charge(p, r, count):
+        return ENOMEM
+    store64_release(cython.address(r.made), count)
+    return 0
+
+
+def region_charge(p: cython.pointer[Primary], r: cython.pointer[Region], count: uint64_t) -> cython.bint:
+    """Take what `count` blocks may make resident from the budget; False, and nothing, if that is over the limit."""
+    unit: uint64_t = HUGE_STEP if r.huge else p.page_size
+    charged: uint64_t = most(r.charged, least(round_up(count * r.size, unit), r.blocks.mapped))
+    books: uint64_t = most(r.books, region_books(p, r, count))
+    if not budget_take_books(p.budget, books - r.books):
+        return False
+    r.books = books
+    if not budget_take(p.budget, charged - r.charged):
+        return False
+    r.charged = charged
+    return True
+
+
+def region_books(p: cython.pointer[Primary], r: cython.pointer[Region], count: uint64_t) -> uint64_t:
+    """What the books of so many blocks may make resident."""
+    bits: uint64_t = count * r.size // p.page_size // 8 + 8
+    return (
+        round_up(count * 4, p.page_size)
+        + round_up(STATES_SHIFT + count, p.page_size)
+        + round_up(bits, p.page_size)
+        + round_up(count * p.config.metadata_size, p.page_size)
+    )
 
 
 # ---- batches ----
@@ -296,16 +365,18 @@ def primary_take_locked(
 ) -> uint64_t:
     if load64_relaxed(cython.address(r.deferred)):
         region_collect_deferred(r)
-    got: uint64_t = least(n, r.top - r.bottom)
-    r.top -= got
-    i: uint64_t = 0
-    while i < got:  # the array's top goes out first: it becomes the end of `into`
-        number: uint32_t = r.free[r.top + i]
-        into[i] = number
+    wanted: uint64_t = least(n, r.top - r.bottom)
+    got: uint64_t = 0
+    while got < wanted:  # the array's top goes out first: it becomes the end of `into`
+        number: uint32_t = r.free[r.top - 1]
+        if r.purged_pages and not region_unpurge(p, r, number, 1):
+            break
+        r.top -= 1
+        got += 1
+        into[wanted - got] = number
         store8_relaxed(cython.address(r.states[number]), BLOCK_CACHED)
-        if r.purged_pages:
-            region_unpurge(p, r, number)
-        i += 1
+    if got < wanted:
+        memmove(into, into + (wanted - got), got * 4)
     idle_fell(cython.address(r.idle), r.top - r.bottom)
     if got == 0 and p.config.shuffle:
         got = region_take_shuffled(p, r, into, n)
@@ -320,14 +391,16 @@ def region_take_fresh(
     p: cython.pointer[Primary], r: cython.pointer[Region], into: cython.pointer[uint32_t], n: uint64_t
 ) -> uint64_t:
     first: uint64_t = r.made
-    if first + n > r.capacity or region_make(p, r, n) != 0:
+    if first + n > r.capacity:
+        return 0
+    if r.purged_pages and not region_unpurge(p, r, first, n):  # the end of the last page made may be given back
+        return 0
+    if region_make(p, r, n) != 0:
         return 0
     i: uint64_t = 0
     while i < n:  # descending, so that the caller hands out ascending addresses
         into[n - 1 - i] = cython.cast(uint32_t, first + i)
         store8_relaxed(cython.address(r.states[first + i]), BLOCK_CACHED)
-        if r.purged_pages:
-            region_unpurge(p, r, first + i)
         i += 1
     return n
 
@@ -338,7 +411,7 @@ def region_take_shuffled(
     """Make many blocks, put them into the free array in an order that is hard to predict, and take n from there."""
     first: uint64_t = r.made
     count: uint64_t = least(most(n, most(SHUFFLED_BLOCKS, MAP_STEP // r.size)), r.capacity - first)
-    if count == 0 or region_make(p, r, count) != 0:
+    if count == 0 or (r.purged_pages and not region_unpurge(p, r, first, count)) or region_make(p, r, count) != 0:
         return 0
     i: uint64_t = 0
     while i < count:
@@ -398,12 +471,28 @@ def primary_give_locked(
     return twice
 
 
-def region_unpurge(p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t) -> cython.void:
-    """The pages of a block that goes out will be resident again."""
-    first: uint64_t = number * r.size // p.page_size
-    last: uint64_t = (number * r.size + r.size - 1) // p.page_size
-    r.purged_pages -= bits_count(r.purged, first, last - first + 1)
-    bits_clear(r.purged, first, last - first + 1)
+def region_unpurge(
+    p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t, n: uint64_t
+) -> cython.bint:
+    """The pages of n blocks will be resident again: with all of a huge page, where the kernel is advised so.
+
+    False, and nothing, where the budget has no room for them.
+    """
+    start: uint64_t = number * r.size
+    end: uint64_t = start + n * r.size
+    if r.huge and r.advised:
+        start = round_down(start, HUGE_STEP)
+        end = round_up(end, HUGE_STEP)
+    first: uint64_t = start // p.page_size
+    last: uint64_t = (least(end, r.charged) + p.page_size - 1) // p.page_size
+    purged: uint64_t = bits_count(r.purged, first, last - first) if last > first else 0
+    if purged == 0:
+        return True
+    if not budget_take(p.budget, purged * p.page_size):
+        return False
+    r.purged_pages -= purged
+    bits_clear(r.purged, first, last - first)
+    return True
 
 
 def region_collect_deferred(r: cython.pointer[Region]) -> cython.void:
@@ -587,6 +676,8 @@ def primary_law(broken: cython.int) -> cython.p_const_char:
         return b"purged pages are counted"
     if broken == LAW_PURGED:
         return b"a purged page holds no part of a block that is not free"
+    if broken == LAW_CHARGED:
+        return b"the budget counts the pages of all blocks made, and no purged one"
     if broken == LAW_CACHED:
         return b"a number in a cache has the state cached"
     if broken == LAW_CACHED_COUNT:
@@ -631,6 +722,9 @@ def region_check(p: cython.pointer[Primary], r: cython.pointer[Region], number: 
         return 0
     if r.made * r.size > r.blocks.mapped or r.made + STATES_SHIFT > r.state_bytes.mapped or r.made * 4 > r.array.mapped:
         return LAW_MAPPED
+    number[0] = r.charged
+    if r.charged < r.made * r.size or r.charged > r.blocks.mapped or r.purged_pages * p.page_size > r.charged:
+        return LAW_CHARGED
     pages: uint64_t = least(r.purged_bits.mapped * 8, r.blocks.mapped // p.page_size)
     if bits_count(r.purged, 0, pages) != r.purged_pages:
         return LAW_PURGED_COUNT

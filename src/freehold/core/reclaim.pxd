@@ -1,6 +1,6 @@
 # reclaim.pxd: one native thread per process that gives back what has been idle. It never touches Python.
 #
-# Any thread may poke at any time, also from a slow path that holds no lock.
+# Any thread may poke at any time, also from a slow path that holds no lock. A tick lets forks pass where it calls fork_pass.
 # Invariant: when the tick has said that nothing is left to do, the thread sleeps without a timeout until it is poked.
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -13,6 +13,7 @@ cdef enum:
     RECLAIM_SLEEPING = 3            # nothing is left to do: the thread waits for a poke
 
 cdef void reclaim_boot(tick_hook tick, uint64_t interval_ns) noexcept nogil
+cdef void reclaim_hasten(uint64_t interval_ns) noexcept nogil          # tick at least so often from now on
 cdef void reclaim_poke() noexcept nogil                               # something may become idle; starts or wakes the thread
 cdef uint64_t reclaim_ticks() noexcept nogil                          # so far, a count
 cdef bint reclaim_is_asleep() noexcept nogil

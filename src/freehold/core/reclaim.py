@@ -1,6 +1,7 @@
 """One native thread per process that gives back what has been idle.
 
-Thread-safety: any thread may poke; one thread ticks. A tick holds the reclaim lock, so that fork waits for it.
+Thread-safety: any thread may poke; one thread ticks. A tick holds the reclaim lock, and gives it up between steps
+where a fork waits for it.
 Invariant: the thread sleeps without a timeout exactly while the word is RECLAIM_SLEEPING, and the first poke wakes it.
 Does not know what there is to give back: the heap's tick does. Starts at the first poke; in a forked child, again.
 Follows: jemalloc's background threads, of which one is enough here.
@@ -17,6 +18,7 @@ from cython.cimports.freehold.core.machine import (
     load64_relaxed,
     now_ns,
     store32_release,
+    store64_relaxed,
     swap32_if,
 )
 from cython.cimports.freehold.core.reclaim import (
@@ -27,22 +29,38 @@ from cython.cimports.freehold.core.reclaim import (
     start_thread,
     tick_hook,
 )
-from cython.cimports.freehold.core.sync import RANK_RECLAIM, Mutex, mutex_init, mutex_lock, mutex_reset, mutex_unlock
+from cython.cimports.freehold.core.sync import (
+    RANK_RECLAIM,
+    Mutex,
+    fork_cover,
+    fork_ticker,
+    mutex_init,
+    mutex_lock,
+    mutex_reset,
+    mutex_unlock,
+)
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 reclaim_word = cython.declare(uint32_t)  # one of RECLAIM_…; atomic
 reclaim_pause = cython.declare(uint32_t)  # always 0: what the thread waits on between ticks
 reclaim_count = cython.declare(uint64_t)  # ticks; atomic, relaxed: statistics only
 the_tick = cython.declare(tick_hook)  # constant after boot
-the_interval_ns = cython.declare(uint64_t)  # 0: nothing is ever given back by itself; constant after boot
+the_interval_ns = cython.declare(uint64_t)  # 0: nothing is ever given back by itself; atomic
 the_reclaim_lock = cython.declare(Mutex)
 
 
 def reclaim_boot(tick: tick_hook, interval_ns: uint64_t) -> cython.void:
     global the_tick, the_interval_ns
     mutex_init(cython.address(the_reclaim_lock), RANK_RECLAIM)
+    fork_cover(RANK_RECLAIM, reclaim_fork_lock, reclaim_fork_unlock, reclaim_fork_reset)
     the_tick = tick
     the_interval_ns = interval_ns
+
+
+def reclaim_hasten(interval_ns: uint64_t) -> cython.void:
+    seen: uint64_t = load64_relaxed(cython.address(the_interval_ns))
+    if seen == 0 or interval_ns < seen:
+        store64_relaxed(cython.address(the_interval_ns), interval_ns)
 
 
 def reclaim_poke() -> cython.void:
@@ -51,16 +69,20 @@ def reclaim_poke() -> cython.void:
     before: uint32_t = exchange32(cython.address(reclaim_word), RECLAIM_POKED)
     if before == RECLAIM_SLEEPING:
         futex_wake(cython.address(reclaim_word), 1)
-    elif before == RECLAIM_NEW and the_interval_ns != 0 and start_thread(reclaim_run) != 0:
+    elif before == RECLAIM_NEW and (
+        load64_relaxed(cython.address(the_interval_ns)) == 0 or start_thread(reclaim_run) != 0
+    ):
         store32_release(cython.address(reclaim_word), RECLAIM_NEW)  # no thread to be had now: the next poke tries again
 
 
 def reclaim_run(unused: cython.p_void) -> cython.p_void:
     while True:
-        futex_wait(cython.address(reclaim_pause), 0, the_interval_ns)
+        futex_wait(cython.address(reclaim_pause), 0, load64_relaxed(cython.address(the_interval_ns)))
         exchange32(cython.address(reclaim_word), RECLAIM_QUIET)
         mutex_lock(cython.address(the_reclaim_lock))
+        fork_ticker(cython.address(the_reclaim_lock))
         more: cython.bint = the_tick(now_ns())
+        fork_ticker(cython.NULL)
         mutex_unlock(cython.address(the_reclaim_lock))
         add64_relaxed(cython.address(reclaim_count), 1)
         quiet: uint32_t = RECLAIM_QUIET

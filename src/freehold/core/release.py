@@ -16,6 +16,7 @@ from cython.cimports.freehold.core.bits import (
     bits_next_set,
     bits_set,
 )
+from cython.cimports.freehold.core.budget import budget_give, budget_give_books
 from cython.cimports.freehold.core.idle import idle_tick
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
@@ -40,10 +41,11 @@ from cython.cimports.freehold.core.primary import (
     Grown,
     Primary,
     Region,
+    region_books,
     region_collect_deferred,
     states_next,
 )
-from cython.cimports.freehold.core.sync import mutex_lock, mutex_unlock
+from cython.cimports.freehold.core.sync import fork_pass, mutex_lock, mutex_unlock
 from cython.cimports.freehold.core.vm import vm_advise_huge, vm_advise_no_huge, vm_map, vm_purge_now, vm_unmap_metadata
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
@@ -121,7 +123,7 @@ def region_purge_run(
     end: uint64_t = last * r.size // p.page_size
     mutex_lock(cython.address(r.lock))
     if last == r.made:  # the unused end of its last page belongs to nobody
-        end = least(round_up(last * r.size, HUGE_STEP if r.huge else p.page_size), r.blocks.mapped) // p.page_size
+        end = least(round_up(last * r.size, HUGE_STEP if r.huge else p.page_size), r.charged) // p.page_size
     mutex_unlock(cython.address(r.lock))
     while end > lowest and given_back < budget:
         mutex_lock(cython.address(r.lock))
@@ -135,6 +137,7 @@ def region_purge_run(
         if safe < end:
             given_back += region_purge_slice(p, r, safe, end)
         mutex_unlock(cython.address(r.lock))
+        fork_pass()
         end = low if used == bottom else (used - 1) * r.size // p.page_size
     return given_back
 
@@ -154,6 +157,7 @@ def region_purge_slice(
             bits_set(r.purged, page, stop - page)
             r.purged_pages += stop - page
             given_back += bytes
+            budget_give(p.budget, bytes)
         else:
             r.freed_bytes += bytes  # the next release tries again
         page = stop
@@ -203,6 +207,11 @@ def region_sort(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython
     if forgot:  # `bottom` may be another sorter's by now
         region_purge_beyond(p, r, cython.address(r.array), 0, 4, False)
         region_purge_beyond(p, r, cython.address(r.state_bytes), STATES_SHIFT, 1, True)
+        region_purge_bits(p, r)
+        mutex_lock(cython.address(r.lock))
+        budget_give_books(p.budget, r.books_owed)
+        r.books_owed = 0
+        mutex_unlock(cython.address(r.lock))
     elif aside:
         mutex_lock(cython.address(r.lock))
         r.bottom = 0
@@ -248,7 +257,7 @@ def region_forget(
     """
     mutex_lock(cython.address(r.lock))
     first: uint64_t = round_up(cut * r.size, p.page_size) // p.page_size
-    end: uint64_t = made * r.size // p.page_size
+    end: uint64_t = most(first, r.charged // p.page_size)
     above: uint64_t = 0
     i: uint64_t = aside
     while i < r.top and r.top - aside <= FORGET_ENTRIES:
@@ -267,9 +276,12 @@ def region_forget(
         r.top = kept
         r.bottom = 0
         store64_release(cython.address(r.made), cut)
-        end = r.blocks.mapped // p.page_size
         r.purged_pages -= bits_count(r.purged, first, end - first)
         bits_clear(r.purged, first, end - first)
+        r.charged = least(r.charged, first * p.page_size)
+        owed: uint64_t = region_books(p, r, made) - region_books(p, r, cut)
+        r.books_owed += owed
+        r.books -= owed
     mutex_unlock(cython.address(r.lock))
     return agreed
 
@@ -296,6 +308,15 @@ def region_purge_beyond(
             vm_purge_now(g.start + low, end - low)
             end = low
         mutex_unlock(cython.address(r.lock))
+
+
+def region_purge_bits(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython.void:
+    """Give back the bits of pages beyond those that the budget counts: they are clear."""
+    mutex_lock(cython.address(r.lock))
+    start: uint64_t = round_up(r.charged // p.page_size // 8 + 8, p.page_size)
+    if start < r.purged_bits.mapped:
+        vm_purge_now(r.purged_bits.start + start, r.purged_bits.mapped - start)
+    mutex_unlock(cython.address(r.lock))
 
 
 def region_emit(

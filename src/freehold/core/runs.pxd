@@ -6,6 +6,7 @@
 # Does not: find free pages (pages does), or know the clock.
 from libc.stdint cimport uint16_t, uint64_t
 
+from freehold.core.budget cimport Budget
 from freehold.core.idle cimport Idle
 from freehold.core.pagebook cimport Pages
 from freehold.core.sync cimport Mutex
@@ -15,6 +16,8 @@ cdef enum:
     RUN_PAGE_BYTES = 0x2000
     RUN_CHUNK_PAGES = 512           # a chunk is one 4 MiB block of the space
     RUN_TABLE_BYTES = 1024          # the heads of a chunk: 512 numbers of 16 bits
+    RUN_SLAB_TABLES = 64            # mapped at once; the first one links the slabs
+    RUN_BOOKS = 0x4000              # of a chunk: what its table, bitmaps and summaries may make resident
     RUN_WARM = 0x8000               # in a head: free, kept whole
     RUN_LENGTHS = 257               # runs of up to 256 pages are kept, one of each length,
     RUN_WARM_PAGES = 2048           # and 16 MiB in all
@@ -22,6 +25,8 @@ cdef enum:
 cdef struct Runs:
     Mutex lock
     uint64_t heap                   # id, for the owner table; constant
+    Budget *budget                  # counts live and dirty pages, and RUN_BOOKS for each chunk; constant
+    int node                        # NUMA node of the chunks; -1: any; constant
     bint huge_pages                 # constant
     Pages pages                     # has its own lock
     uint64_t chunks                 # known to `pages`
@@ -32,12 +37,15 @@ cdef struct Runs:
     uint64_t allocations            # so far
     uint64_t *tables                # spare tables of heads, linked through their first word
     uint64_t table_bytes            # mapped for tables
+    uint64_t slabs                  # the newest slab of tables, as a number: each one's first word is the one before
     Idle idle                       # of dirty_pages
     uint64_t warm[RUN_LENGTHS]      # the run of so many pages freed last, or 0
     uint64_t warm_turn[RUN_LENGTHS]  # tick in which it was freed
     uint64_t warm_pages             # in all of them; counted in dirty_pages
 
-cdef int runs_open(uint64_t heap, bint huge_pages, Runs **into) noexcept nogil        # 0 or the errno
+cdef int runs_open(uint64_t heap, bint huge_pages, Budget *budget, int node, Runs **into) noexcept nogil  # 0 or the errno
+cdef void runs_close(Runs *r) noexcept nogil                                          # whatever is live
+cdef void runs_vacate(Runs *r) noexcept nogil                                         # gives all memory back; what is live reads 0, and goes back as ever
 cdef uint64_t runs_allocate(Runs *r, uint64_t size, bint zero) noexcept nogil         # address, or 0: the OS or the space refuse
 cdef int runs_deallocate(Runs *r, uint64_t address, uint64_t owner, uint64_t *size) noexcept nogil  # FREE_ reason, and the run's bytes
 cdef uint64_t runs_usable_size(Runs *r, uint64_t address, uint64_t owner) noexcept nogil            # 0: no live run begins there
@@ -51,6 +59,8 @@ cdef void runs_reset(Runs *r) noexcept nogil
 # inside runs
 cdef uint16_t *runs_head(uint64_t address, uint64_t owner) noexcept nogil
 cdef bint runs_find(Runs *r, uint64_t npages, uint64_t *address, uint64_t *scavenged) noexcept nogil
+cdef bint runs_find_within(Runs *r, uint64_t npages, uint64_t *address, uint64_t *scavenged) noexcept nogil
+cdef bint runs_take_chunks(Runs *r, uint64_t chunks, uint64_t *base) noexcept nogil
 cdef void runs_cool(Runs *r, uint64_t turn) noexcept nogil
 cdef bint runs_grow(Runs *r, uint64_t npages) noexcept nogil
 cdef uint64_t runs_take_table(Runs *r) noexcept nogil

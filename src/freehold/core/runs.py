@@ -9,12 +9,14 @@ Follows: Go's heap over its page allocator, whose spans these runs are, without 
 """
 
 import cython
+from cython.cimports.freehold.core.budget import Budget, budget_give, budget_give_books, budget_take, budget_take_books
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_INTERIOR, FREE_OK
 from cython.cimports.freehold.core.idle import idle_fell, idle_tick
 from cython.cimports.freehold.core.machine import NOWHERE, least, memset, most, round_up
 from cython.cimports.freehold.core.pagebook import Pages, pages_lock, pages_reset, pages_unlock
 from cython.cimports.freehold.core.pages import (
     pages_allocate_range,
+    pages_close,
     pages_free,
     pages_grow,
     pages_next_known,
@@ -22,10 +24,12 @@ from cython.cimports.freehold.core.pages import (
     pages_try_allocate,
 )
 from cython.cimports.freehold.core.runs import (
+    RUN_BOOKS,
     RUN_CHUNK_PAGES,
     RUN_LENGTHS,
     RUN_PAGE_BYTES,
     RUN_PAGE_SHIFT,
+    RUN_SLAB_TABLES,
     RUN_TABLE_BYTES,
     RUN_WARM,
     RUN_WARM_PAGES,
@@ -47,11 +51,24 @@ from cython.cimports.freehold.core.space import (
     space_take,
 )
 from cython.cimports.freehold.core.sync import RANK_RUNS, mutex_init, mutex_lock, mutex_reset, mutex_unlock
-from cython.cimports.freehold.core.vm import vm_advise_huge, vm_advise_no_huge, vm_map
+from cython.cimports.freehold.core.vm import (
+    vm_advise_huge,
+    vm_advise_no_huge,
+    vm_bind,
+    vm_map,
+    vm_purge_now,
+    vm_unmap_metadata,
+)
 from cython.cimports.libc.stdint import uint16_t, uint64_t
 
 
-def runs_open(heap: uint64_t, huge_pages: cython.bint, into: cython.pointer[cython.pointer[Runs]]) -> cython.int:
+def runs_open(
+    heap: uint64_t,
+    huge_pages: cython.bint,
+    budget: cython.pointer[Budget],
+    node: cython.int,
+    into: cython.pointer[cython.pointer[Runs]],
+) -> cython.int:
     at: uint64_t = 0
     bytes: uint64_t = round_up(cython.sizeof(Runs), 4096)
     error: cython.int = vm_map(bytes, cython.address(at))
@@ -61,9 +78,34 @@ def runs_open(heap: uint64_t, huge_pages: cython.bint, into: cython.pointer[cyth
     mutex_init(cython.address(r.lock), RANK_RUNS)
     r.heap = heap
     r.huge_pages = huge_pages
+    r.budget = budget
+    r.node = node
     pages_open(cython.address(r.pages), 48, RUN_PAGE_SHIFT, 2 << 20, True)
     into[0] = r
     return 0
+
+
+def runs_close(r: cython.pointer[Runs]) -> cython.void:
+    base: uint64_t = 0
+    limit: uint64_t = 0
+    while pages_next_known(cython.address(r.pages), limit, cython.address(base), cython.address(limit)):
+        runs_drop_chunks(r, base, (limit - base) >> BLOCK_SHIFT)
+    pages_close(cython.address(r.pages))
+    while r.slabs:
+        slab: uint64_t = r.slabs
+        r.slabs = cython.cast(cython.pointer[uint64_t], slab)[0]
+        vm_unmap_metadata(slab, RUN_SLAB_TABLES * RUN_TABLE_BYTES)
+    vm_unmap_metadata(cython.cast(uint64_t, r), round_up(cython.sizeof(Runs), 4096))
+
+
+def runs_vacate(r: cython.pointer[Runs]) -> cython.void:
+    """What is live stays counted until it is freed."""
+    base: uint64_t = 0
+    limit: uint64_t = 0
+    mutex_lock(cython.address(r.lock))
+    while pages_next_known(cython.address(r.pages), limit, cython.address(base), cython.address(limit)):
+        vm_purge_now(base, limit - base)
+    mutex_unlock(cython.address(r.lock))
 
 
 def runs_head(address: uint64_t, owner: uint64_t) -> cython.pointer[uint16_t]:
@@ -80,7 +122,7 @@ def runs_allocate(r: cython.pointer[Runs], size: uint64_t, zero: cython.bint) ->
     address: uint64_t = 0
     scavenged: uint64_t = 0  # bytes of the run that read zero
     mutex_lock(cython.address(r.lock))
-    found: cython.bint = runs_find(r, npages, cython.address(address), cython.address(scavenged))
+    found: cython.bint = runs_find_within(r, npages, cython.address(address), cython.address(scavenged))
     if found:
         runs_head(address, space_owner(address))[0] = cython.cast(uint16_t, npages)
         r.live += 1
@@ -94,6 +136,20 @@ def runs_allocate(r: cython.pointer[Runs], size: uint64_t, zero: cython.bint) ->
     if zero and scavenged < npages << RUN_PAGE_SHIFT:
         memset(cython.cast(cython.p_void, address), 0, size)
     return address
+
+
+def runs_find_within(
+    r: cython.pointer[Runs], npages: uint64_t, address: cython.pointer[uint64_t], scavenged: cython.pointer[uint64_t]
+) -> cython.bint:
+    """What runs_find does, within the budget: it must have room for a whole run until it is known what was resident."""
+    if npages < RUN_LENGTHS and r.warm[npages]:
+        return runs_find(r, npages, address, scavenged)
+    bytes: uint64_t = npages << RUN_PAGE_SHIFT
+    if not budget_take(r.budget, bytes):
+        return False
+    found: cython.bint = runs_find(r, npages, address, scavenged)
+    budget_give(r.budget, bytes - scavenged[0] if found else bytes)
+    return found
 
 
 def runs_find(
@@ -179,7 +235,11 @@ def runs_resize(r: cython.pointer[Runs], address: uint64_t, owner: uint64_t, siz
         pages_free(cython.address(r.pages), address + (want << RUN_PAGE_SHIFT), npages - want)
         r.dirty_pages += npages - want
     elif done and want > npages:
-        done = pages_allocate_range(cython.address(r.pages), end, want - npages, cython.address(scavenged))
+        more: uint64_t = (want - npages) << RUN_PAGE_SHIFT
+        done = budget_take(r.budget, more)
+        if done:
+            done = pages_allocate_range(cython.address(r.pages), end, want - npages, cython.address(scavenged))
+            budget_give(r.budget, more - scavenged if done else more)
         if done:
             r.dirty_pages -= want - npages - (scavenged >> RUN_PAGE_SHIFT)
             idle_fell(cython.address(r.idle), r.dirty_pages)
@@ -198,10 +258,7 @@ def runs_grow(r: cython.pointer[Runs], npages: uint64_t) -> cython.bint:
     needed: uint64_t = (npages + RUN_CHUNK_PAGES - 1) // RUN_CHUNK_PAGES
     chunks: uint64_t = most(needed, least(r.chunks // 8, 16))
     base: uint64_t = 0
-    while space_take(chunks, 1, cython.address(base)) != 0 or space_commit(base, chunks << BLOCK_SHIFT) != 0:
-        if base:
-            space_give_back(base, chunks)
-            base = 0
+    while not runs_take_chunks(r, chunks, cython.address(base)):
         if chunks == needed:
             return False
         chunks = needed
@@ -218,19 +275,35 @@ def runs_grow(r: cython.pointer[Runs], npages: uint64_t) -> cython.bint:
     if r.huge_pages and r.chunks > 0:  # a heap that has shown it grows
         vm_advise_huge(base, chunks << BLOCK_SHIFT)
         r.calm = False
+    if r.node >= 0:
+        vm_bind(base, chunks << BLOCK_SHIFT, r.node)
     r.chunks += chunks
     return True
+
+
+def runs_take_chunks(r: cython.pointer[Runs], chunks: uint64_t, base: cython.pointer[uint64_t]) -> cython.bint:
+    """Chunks from the space, accessible, with room for their books in the budget; or nothing."""
+    if not budget_take_books(r.budget, chunks * RUN_BOOKS):
+        return False
+    if space_take(chunks, 1, base) == 0:
+        if space_commit(base[0], chunks << BLOCK_SHIFT) == 0:
+            return True
+        space_give_back(base[0], chunks)
+    budget_give_books(r.budget, chunks * RUN_BOOKS)
+    return False
 
 
 def runs_take_table(r: cython.pointer[Runs]) -> uint64_t:
     """A zeroed table of heads; 0 if the OS refuses."""
     if r.tables == cython.NULL:
         slab: uint64_t = 0
-        if vm_map(64 * RUN_TABLE_BYTES, cython.address(slab)) != 0:
+        if vm_map(RUN_SLAB_TABLES * RUN_TABLE_BYTES, cython.address(slab)) != 0:
             return 0
-        r.table_bytes += 64 * RUN_TABLE_BYTES
-        i: uint64_t = 64
-        while i > 0:
+        cython.cast(cython.pointer[uint64_t], slab)[0] = r.slabs
+        r.slabs = slab
+        r.table_bytes += RUN_SLAB_TABLES * RUN_TABLE_BYTES
+        i: uint64_t = RUN_SLAB_TABLES
+        while i > 1:
             i -= 1
             spare: cython.pointer[uint64_t] = cython.cast(cython.pointer[uint64_t], slab + i * RUN_TABLE_BYTES)
             spare[0] = cython.cast(uint64_t, r.tables)
@@ -251,6 +324,7 @@ def runs_drop_chunks(r: cython.pointer[Runs], base: uint64_t, chunks: uint64_t) 
             r.tables = cython.cast(cython.pointer[uint64_t], table)
         i += 1
     space_own(base, chunks, 0)
+    budget_give_books(r.budget, chunks * RUN_BOOKS)
     if not space_is_reserved():
         space_decommit(base, chunks << BLOCK_SHIFT)
     space_give_back(base, chunks)
@@ -283,7 +357,8 @@ def runs_give_back(r: cython.pointer[Runs], bytes: uint64_t) -> uint64_t:
     base: uint64_t = 0
     size: uint64_t = 0
     mutex_lock(cython.address(r.lock))
-    r.dirty_pages -= least(r.dirty_pages, given_back >> RUN_PAGE_SHIFT)
+    r.dirty_pages -= given_back >> RUN_PAGE_SHIFT
+    budget_give(r.budget, given_back)
     while pages_shrink(cython.address(r.pages), base, cython.address(base), cython.address(size)):
         r.chunks -= size >> BLOCK_SHIFT
         runs_drop_chunks(r, base, size >> BLOCK_SHIFT)

@@ -9,15 +9,16 @@ cdef enum:                          # the ranks, outermost first; keep `rank_nam
     RANK_INSTALL = 1                # faces: install and uninstall
     RANK_RECLAIM = 2                # the background thread's state
     RANK_HEAPS = 3                  # the list of heaps
-    RANK_LARGE_REFILL = 4           # one thread at a time maps a new area
-    RANK_LARGE = 5                  # the queues of one large class
-    RANK_RUNS = 6                   # a heap's runs of pages
-    RANK_PAGES = 7                  # a page allocator
-    RANK_CACHES = 8                 # the list of thread caches
-    RANK_REGION = 9                 # one region of a primary; many, in order of address
-    RANK_SPACE = 10                 # which blocks of the reservation are taken
-    RANK_LEAF = 11                  # nothing is taken under it
-    RANKS = 12
+    RANK_HEAP = 4                   # a heap's layers being made; what it holds back
+    RANK_LARGE_REFILL = 5           # one thread at a time maps a new area
+    RANK_LARGE = 6                  # the queues of one large class
+    RANK_RUNS = 7                   # a heap's runs of pages
+    RANK_PAGES = 8                  # a page allocator
+    RANK_CACHES = 9                 # the list of thread caches
+    RANK_REGION = 10                # one region of a primary; many, in order of address
+    RANK_SPACE = 11                 # which blocks of the reservation are taken
+    RANK_LEAF = 12                  # nothing is taken under it
+    RANKS = 13
 
 cdef struct Mutex:
     uint32_t word                   # 0 free, 1 held, 2 held and waited for; atomic
@@ -31,12 +32,31 @@ cdef void mutex_unlock_unseen(Mutex *m) noexcept nogil
 cdef void mutex_unlock(Mutex *m) noexcept nogil
 cdef void mutex_reset(Mutex *m) noexcept nogil        # in a forked child: free again, whoever held it
 cdef const char *rank_name(uint32_t rank) noexcept nogil
+
+# Fork: for each rank, whoever has its locks says how they are held across a fork. `fork_before` goes through the ranks in order.
+ctypedef void (*fork_hook)() noexcept nogil
+cdef void fork_cover(uint32_t rank, fork_hook before, fork_hook in_parent, fork_hook in_child) noexcept nogil
+cdef void fork_nothing() noexcept nogil               # a hook: the locks of this rank are covered with those of another
+cdef uint32_t fork_uncovered() noexcept nogil         # the first rank that nobody covers; 0: none
+cdef void fork_before() noexcept nogil
+cdef void fork_in_parent() noexcept nogil
+cdef void fork_in_child() noexcept nogil
+cdef void fork_ticker(Mutex *m) noexcept nogil        # this thread holds m for long, and lets forks pass; NULL: no longer
+cdef void fork_pass() noexcept nogil                  # holding nothing else: if a fork waits for this thread, let it pass first
 cdef int locks_held() noexcept nogil                  # by this thread; 0 always in release builds
 cdef void locks_none(const char *where) noexcept nogil  # debug: abort unless this thread holds none
 
 # inside sync
+cdef struct ForkSteps:
+    fork_hook before
+    fork_hook in_parent
+    fork_hook in_child
+
 cdef extern from *:
     """
+    FH_TLS void *fh_ticker;           /* the lock that this thread gives up where a fork waits; most have none */
+    #define fh_ticker_get() ((struct Mutex *)fh_ticker)
+    #define fh_ticker_set(m) (fh_ticker = (m))
     #define FH_MOST_HELD 128
     typedef struct { unsigned n; void *lock[FH_MOST_HELD]; } FhHeld;  /* debug: what this thread holds, in order taken */
     #if FH_CHECK
@@ -52,6 +72,8 @@ cdef extern from *:
         unsigned n
         void **lock
     Held *held_here "fh_held_here"() noexcept nogil
+    Mutex *ticker_here "fh_ticker_get"() noexcept nogil
+    void ticker_set "fh_ticker_set"(Mutex *m) noexcept nogil
 cdef void mutex_lock_slow(Mutex *m) noexcept nogil
 cdef void witness_take(Mutex *m) noexcept nogil
 cdef bint witness_forget(Mutex *m) noexcept nogil

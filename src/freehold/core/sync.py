@@ -11,9 +11,11 @@ import cython
 from cython.cimports.freehold.core.machine import (
     CHECK,
     abort,
+    add32_release,
     exchange32,
     futex_wait,
     futex_wake,
+    load32_acquire,
     load32_relaxed,
     must,
     store32_release,
@@ -23,6 +25,7 @@ from cython.cimports.freehold.core.machine import (
 from cython.cimports.freehold.core.sync import (
     MOST_HELD,
     RANK_CACHES,
+    RANK_HEAP,
     RANK_HEAPS,
     RANK_INSTALL,
     RANK_LARGE,
@@ -33,11 +36,19 @@ from cython.cimports.freehold.core.sync import (
     RANK_REGION,
     RANK_RUNS,
     RANK_SPACE,
+    RANKS,
+    ForkSteps,
     Held,
     Mutex,
+    fork_hook,
     held_here,
+    ticker_here,
+    ticker_set,
 )
 from cython.cimports.libc.stdint import uint32_t, uintptr_t
+
+the_fork_steps = cython.declare(ForkSteps[RANKS])  # by rank; written at boot
+forks_waiting = cython.declare(uint32_t)  # threads between asking for the locks and having forked; atomic, a futex
 
 
 def mutex_init(m: cython.pointer[Mutex], rank: uint32_t) -> cython.void:
@@ -101,6 +112,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"reclaim"
     if rank == RANK_HEAPS:
         return b"heaps"
+    if rank == RANK_HEAP:
+        return b"heap"
     if rank == RANK_LARGE_REFILL:
         return b"large refill"
     if rank == RANK_LARGE:
@@ -118,6 +131,69 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
     if rank == RANK_LEAF:
         return b"leaf"
     return b"unranked"
+
+
+# ---- fork: the list of locks is the list of ranks ----
+
+
+def fork_cover(rank: uint32_t, before: fork_hook, in_parent: fork_hook, in_child: fork_hook) -> cython.void:
+    steps: cython.pointer[ForkSteps] = cython.address(the_fork_steps[rank])
+    steps.before = before
+    steps.in_parent = in_parent
+    steps.in_child = in_child
+
+
+def fork_nothing() -> cython.void:
+    pass
+
+
+def fork_uncovered() -> uint32_t:
+    rank: uint32_t = 1
+    while rank < RANKS and the_fork_steps[rank].before != cython.NULL:
+        rank += 1
+    return rank if rank < RANKS else 0
+
+
+def fork_before() -> cython.void:
+    add32_release(cython.address(forks_waiting), 1)
+    rank: uint32_t = 1
+    while rank < RANKS:
+        the_fork_steps[rank].before()
+        rank += 1
+
+
+def fork_in_parent() -> cython.void:
+    rank: uint32_t = RANKS
+    while rank > 1:
+        rank -= 1
+        the_fork_steps[rank].in_parent()
+    if add32_release(cython.address(forks_waiting), cython.cast(uint32_t, -1)) == 1:
+        futex_wake(cython.address(forks_waiting), 1 << 30)
+
+
+def fork_in_child() -> cython.void:
+    store32_release(cython.address(forks_waiting), 0)
+    ticker_set(cython.NULL)
+    rank: uint32_t = RANKS
+    while rank > 1:
+        rank -= 1
+        the_fork_steps[rank].in_child()
+
+
+def fork_ticker(m: cython.pointer[Mutex]) -> cython.void:
+    ticker_set(m)
+
+
+def fork_pass() -> cython.void:
+    m: cython.pointer[Mutex] = ticker_here()
+    seen: uint32_t = load32_relaxed(cython.address(forks_waiting))
+    if seen == 0 or m == cython.NULL:
+        return
+    mutex_unlock(m)
+    while seen:
+        futex_wait(cython.address(forks_waiting), seen, -1)
+        seen = load32_acquire(cython.address(forks_waiting))
+    mutex_lock(m)
 
 
 # ---- the witness: debug builds ----

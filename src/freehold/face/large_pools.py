@@ -218,6 +218,9 @@ class LargePools:
         self._config.tail_decays = False  # who gets a block here gets all of it
         self._config.huge_pages = True
         self._config.used_idle_ns = 0
+        self._config.exact = 0
+        self._config.budget = cython.NULL
+        self._config.node = -1
         self._change(
             enabled, interval_ms, clear_bytes, eager_return, growth_dampener, local_buffer_bytes, decay_ms, lazy_clear
         )

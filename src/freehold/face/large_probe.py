@@ -59,6 +59,9 @@ class LargeProbe:
         config.used_idle_ns = decay_ns
         config.tail_decays = 1
         config.huge_pages = huge_pages
+        config.exact = 0
+        config.budget = cython.NULL
+        config.node = -1
         if large_open(0xFFFE, cython.address(config), cython.address(self._large)) != 0:
             raise MemoryError
 

@@ -131,6 +131,9 @@ class Primary:
         config.huge_pages = False
         config.forgets = False  # `owns` is for every block ever made
         config.release_interval_ns = nanoseconds("release_interval_ms", release_interval_ms)
+        config.budget = cython.NULL
+        config.node = -1
+        config.gated = False
         config.cache_bytes = integer("cache_bytes", cache_bytes, 0, 1 << 40)
         core: cython.pointer[Core] = cython.NULL
         error: cython.int

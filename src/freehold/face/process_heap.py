@@ -5,8 +5,8 @@ Does not: hand out memory (numpy_handler does), or open the heap before somebody
 """
 
 import cython
+from cython.cimports.freehold.core.account import HeapStats
 from cython.cimports.freehold.core.heap import (
-    HeapStats,
     heap_boot,
     heap_configure,
     heap_owns,

@@ -1,0 +1,208 @@
+"""What heaps hold, by jemalloc's names, and the proof that it adds up.
+
+Thread-safety: any thread, any time; each layer's figures are read under its locks, one layer after the other.
+Invariants: ``mapped = active + dirty + muzzy + retained``, ``used = active + dirty + metadata``.
+Does not count anything itself: the layers do, the thread caches do, the budget does.
+Follows: jemalloc's statistics, where the sums are part of the interface.
+"""
+
+import cython
+from cython.cimports.freehold.core.account import (
+    ACCOUNT_LAW_BOOKS,
+    ACCOUNT_LAW_POOLS,
+    ACCOUNT_LAW_USED,
+    HeapStats,
+)
+from cython.cimports.freehold.core.budget import budget_books, budget_limit, budget_refusals, budget_used
+from cython.cimports.freehold.core.cache import ClassCounts, cache_books, cache_read_class
+from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, fault_count
+from cython.cimports.freehold.core.home import Heap
+from cython.cimports.freehold.core.large import LARGE_POOLS, large_books, large_check, large_read_stats
+from cython.cimports.freehold.core.machine import futex_wait, least, load64_relaxed, memset
+from cython.cimports.freehold.core.pool import PoolFinding, PoolStats
+from cython.cimports.freehold.core.primary import primary_check, primary_counted
+from cython.cimports.freehold.core.reclaim import reclaim_ticks
+from cython.cimports.freehold.core.runs import RUN_BOOKS, RUN_PAGE_SHIFT
+from cython.cimports.freehold.core.space import BLOCK_SHIFT, space_table_bytes
+from cython.cimports.freehold.core.sync import mutex_lock, mutex_unlock
+from cython.cimports.freehold.core.vm import (
+    VM_CALLS,
+    VM_PURGE_LAZY,
+    VM_PURGE_NOW,
+    VmCall,
+    vm_metadata_bytes,
+    vm_read_stats,
+)
+from cython.cimports.libc.stdint import uint32_t, uint64_t
+
+
+def account_read(h: cython.pointer[Heap], into: cython.pointer[HeapStats]) -> cython.void:
+    memset(into, 0, cython.sizeof(HeapStats))
+    account_add_small(h, into)
+    if h.runs != cython.NULL:
+        account_add_runs(h, into)
+    if h.large != cython.NULL:
+        account_add_large(h, into)
+    account_add_spans(h, into)
+    account_take_held(h, into)
+    into.metadata = budget_books(cython.address(h.budget))
+    into.mapped = into.active + into.dirty + into.muzzy + into.retained
+    into.deallocations = into.allocations - into.blocks
+    into.used = budget_used(cython.address(h.budget))
+    into.peak = load64_relaxed(cython.address(h.budget.most))
+    into.limit = budget_limit(cython.address(h.budget))
+    into.refused = budget_refusals(cython.address(h.budget))
+
+
+def account_add(sum: cython.pointer[HeapStats], one: cython.pointer[cython.const[HeapStats]]) -> cython.void:
+    """Add up what adds up."""
+    sum.allocated += one.allocated
+    sum.active += one.active
+    sum.dirty += one.dirty
+    sum.muzzy += one.muzzy
+    sum.retained += one.retained
+    sum.metadata += one.metadata
+    sum.mapped += one.mapped
+    sum.cached += one.cached
+    sum.blocks += one.blocks
+    sum.allocations += one.allocations
+    sum.deallocations += one.deallocations
+    sum.used += one.used
+    sum.refused += one.refused
+
+
+def account_add_process(sum: cython.pointer[HeapStats]) -> cython.void:
+    call = cython.declare(VmCall)
+    i: cython.int = 0
+    while i < VM_CALLS:
+        vm_read_stats(i, cython.address(call))
+        sum.os_failures += call.failures
+        if i == VM_PURGE_NOW or i == VM_PURGE_LAZY:
+            sum.purged += call.bytes
+            sum.purge_calls += call.calls
+        i += 1
+    i = FREE_DOUBLE
+    while i < FAULTS:
+        sum.bad_frees += fault_count(i)
+        i += 1
+    sum.ticks = reclaim_ticks()
+    sum.metadata += vm_metadata_bytes() - space_table_bytes()
+
+
+# ---- layer by layer ----
+
+
+def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    """The small blocks: each class's counts are read together, classes one after the other."""
+    counts = cython.declare(ClassCounts)
+    i: uint32_t = 0
+    while i < h.primary.classes:
+        size: uint64_t = h.primary.region[i].size
+        cache_read_class(h.primary, i, cython.address(counts))
+        made: uint64_t = counts.made * size
+        live: uint64_t = counts.live * size
+        resident: uint64_t = counts.charged_bytes - counts.purged_bytes
+        dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live)) if live else resident
+        s.allocated += live
+        s.blocks += counts.live
+        s.allocations += counts.allocations
+        s.cached += counts.cached * size
+        s.dirty += dirty
+        s.active += resident - dirty
+        s.retained += counts.mapped_bytes - resident
+        i += 1
+
+
+def account_add_runs(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    mutex_lock(cython.address(h.runs.lock))
+    live: uint64_t = h.runs.live_pages << RUN_PAGE_SHIFT
+    dirty: uint64_t = h.runs.dirty_pages << RUN_PAGE_SHIFT
+    known: uint64_t = h.runs.chunks << BLOCK_SHIFT
+    s.allocated += live
+    s.active += live
+    s.dirty += dirty
+    s.retained += known - least(known, live + dirty)
+    s.blocks += h.runs.live
+    s.allocations += h.runs.allocations
+    mutex_unlock(cython.address(h.runs.lock))
+
+
+def account_add_large(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    counts = cython.declare(PoolStats)
+    i: uint32_t = 0
+    while i < LARGE_POOLS:
+        large_read_stats(h.large, i, cython.address(counts))
+        dirty: uint64_t = counts.touched_bytes + counts.tail_bytes
+        s.allocated += counts.live * counts.size
+        s.active += counts.counted_bytes - dirty
+        s.dirty += dirty
+        s.retained += counts.area_total_bytes - counts.counted_bytes
+        s.blocks += counts.live
+        s.allocations += counts.allocations
+        i += 1
+
+
+def account_add_spans(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    bytes: uint64_t = load64_relaxed(cython.address(h.spans.live_bytes))
+    s.allocated += bytes
+    s.active += bytes
+    s.blocks += load64_relaxed(cython.address(h.spans.live))
+    s.allocations += load64_relaxed(cython.address(h.spans.allocations))
+
+
+def account_take_held(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    """What a secure heap holds back is no caller's any more."""
+    if not h.config.secure:
+        return
+    mutex_lock(cython.address(h.lock))
+    s.allocated -= least(s.allocated, h.held.bytes)
+    s.dirty += least(s.active, h.held.bytes)
+    s.active -= least(s.active, h.held.bytes)
+    s.blocks -= least(s.blocks, h.held.blocks)
+    mutex_unlock(cython.address(h.lock))
+
+
+def account_live(h: cython.pointer[Heap], bytes: cython.pointer[uint64_t]) -> uint64_t:
+    s = cython.declare(HeapStats)
+    account_read(h, cython.address(s))
+    bytes[0] = s.allocated
+    return s.blocks
+
+
+# ---- the proof ----
+
+
+def account_check(h: cython.pointer[Heap]) -> cython.int:
+    index: uint32_t = 0
+    number: uint64_t = 0
+    broken: cython.int = primary_check(h.primary, cython.address(index), cython.address(number))
+    if broken:
+        return broken
+    finding = cython.declare(PoolFinding)
+    if h.large != cython.NULL:
+        broken = large_check(h.large, cython.address(finding))
+    if broken:
+        return ACCOUNT_LAW_POOLS + broken
+    pause: uint32_t = 0
+    tries: cython.int = 200
+    broken = account_check_budget(h)
+    while broken and tries > 0:  # the reclaim thread may be between a layer's figure and the budget's: nobody wakes this
+        futex_wait(cython.address(pause), 0, 1_000_000)
+        broken = account_check_budget(h)
+        tries -= 1
+    return broken
+
+
+def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
+    s = cython.declare(HeapStats)
+    account_read(h, cython.address(s))
+    books: uint64_t = 0
+    used: uint64_t = primary_counted(h.primary, cython.address(books))
+    books += h.base_books + cache_books(h.primary)
+    if h.runs != cython.NULL:
+        books += h.runs.chunks * RUN_BOOKS
+    if h.large != cython.NULL:
+        books += large_books(h.large)
+    if books != s.metadata:
+        return ACCOUNT_LAW_BOOKS
+    return 0 if s.used == s.active + s.dirty + books and s.active + s.dirty >= used else ACCOUNT_LAW_USED
