@@ -9,6 +9,7 @@ Before a request is refused, everything idle is given back and it is tried once 
 import cython
 from cython.cimports.freehold.core.cache import (
     DIRECT_LIMIT,
+    Cache,
     ClassCounts,
     cache_adopt,
     cache_allocate,
@@ -22,6 +23,8 @@ from cython.cimports.freehold.core.cache import (
     cache_fork_lock,
     cache_fork_reset,
     cache_fork_unlock,
+    cache_go_in,
+    cache_go_out,
     cache_on_activity,
     cache_on_thread_end,
     cache_read_class,
@@ -247,28 +250,37 @@ def heap_thread_end() -> cython.void:
 
 
 def heap_allocate(size: cython.size_t, align: cython.size_t) -> cython.p_void:
-    if align > 16:
-        if cython.unlikely(
-            align & (align - 1) or align > DIRECT_LIMIT or size > the_small_limit
-        ):  # else rounding up could wrap
-            return heap_allocate_slow(size, align, False)
-        size = (size + (size == 0) + align - 1) & ~(align - 1)  # the class of a multiple of align is one (see sizes)
     p: cython.p_void
-    if cython.likely(size <= DIRECT_LIMIT):
-        if cython.likely(cache_allocate(size, cython.address(p))):
-            return p
-    elif size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), cython.address(p)):
+    if cython.unlikely(align & ~cython.cast(cython.size_t, 16)):  # neither 0 nor 16
+        return heap_allocate_aligned(size, align)
+    if cython.likely(heap_hit(size, cython.address(p))):
         return p
     return heap_allocate_slow(size, align, False)
 
 
+def heap_hit(size: cython.size_t, p: cython.pointer[cython.p_void]) -> cython.bint:
+    """Take a block from this thread's cache; False if it has none."""
+    if cython.likely(size <= DIRECT_LIMIT):
+        return cache_allocate((size + 15) >> 4, p)
+    return size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), p)
+
+
+def heap_allocate_aligned(size: cython.size_t, align: cython.size_t) -> cython.p_void:
+    if align & (align - 1) or align > DIRECT_LIMIT or size > the_small_limit:  # else rounding up could wrap
+        return heap_allocate_slow(size, align, False)
+    p: cython.p_void
+    rounded: cython.size_t = (size + (size == 0) + align - 1) & ~(align - 1)
+    if cython.likely(heap_hit(rounded, cython.address(p))):  # the class of a multiple of align is one (see sizes)
+        return p
+    return heap_allocate_slow(rounded, align, False)
+
+
 def heap_allocate_line(size: cython.size_t) -> cython.p_void:
     """What heap_allocate(size, 64) does, in fewer instructions: for arrays, of which many are small."""
-    rounded: cython.size_t = (size + (size == 0) + 63) & ~cython.cast(cython.size_t, 63)
     p: cython.p_void
-    if cython.likely(rounded - 1 < DIRECT_LIMIT and cache_allocate(rounded, cython.address(p))):
+    if cython.likely(size - 1 < DIRECT_LIMIT and cache_allocate((size + 63) >> 6 << 2, cython.address(p))):
         return p
-    return heap_allocate(size, 64)
+    return heap_allocate_aligned(size, 64)
 
 
 def heap_allocate_zeroed(size: cython.size_t, align: cython.size_t) -> cython.p_void:
@@ -452,11 +464,13 @@ def heap_purge() -> uint64_t:
     given_back: uint64_t = 0
     now: uint64_t = now_ns()
     cache_drain(the_primary)
+    inside: cython.pointer[Cache] = cache_go_in(the_primary)  # a signal handler must not wait for the locks held here
     cache_drain_idle(the_primary, 0, cython.address(busy))
     i: uint32_t = 0
     while i < the_primary.classes:
         given_back += primary_release(the_primary, i, now, NOWHERE)
         i += 1
+    cache_go_out(inside)
     given_back += runs_purge(the_runs)
     idle: uint64_t = large_dirty_bytes(the_large)
     large_maintain(the_large, now, True)
