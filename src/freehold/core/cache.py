@@ -7,13 +7,14 @@ Does not serve two heaps at once: the default heap's cache is found by a thread-
 search.
 
 Claiming. Blocks in the cache of a thread that sleeps must not stay for ever, and a hit must not take a lock. So the
-owner brackets each use: it points its thread-local pointer at `nobody`, and puts the pointer back when done. On the slow
-path it looks whether it is ``claimed`` in between; a hit does not, but looks at the bin's floor and ceiling, as it would
-if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all threads (membarrier),
-and looks at the owner's pointer: if it is there, the owner is on no slow path and will wait before it takes one. Then the
-claimer shuts all bins, which fails every hit that begins later, imposes a second barrier, and looks again: if the pointer
-is there, no hit is in progress either. If it is not there, the claimer gives up. Only the owner opens a bin, when it
-next takes the slow path with it. The owner pays two plain stores; the claimer pays for the barriers, once a tick.
+owner brackets each use: it points its thread-local pointer at `nobody`, and puts the pointer back when done. On the
+slow path it looks in between whether it is ``claimed``. A hit does not: it compares its bin's count with floor or
+ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all
+threads (membarrier), and looks at the owner's pointer: if it is there, the owner is on no slow path, and will wait
+before the next. Then the claimer shuts all bins, which fails every hit that begins later, imposes a second barrier, and
+looks again: if the pointer is there, no hit is in progress either. Whenever it is away, the claimer gives up. Only the
+owner opens a bin, where it next takes the slow path. It pays two plain stores; the claimer pays for the barriers, once
+a tick.
 A signal handler that allocates while its thread is inside finds the pointer at `nobody`, and is served from the regions
 by try-locks alone. Where membarrier is missing, caches are never claimed: at most ``cache_bytes`` a sleeping thread
 stay resident.

@@ -508,6 +508,7 @@ def heap_read_stats(into: cython.pointer[HeapStats]) -> cython.void:
 def heap_add_small(s: cython.pointer[HeapStats]) -> cython.void:
     """The small blocks: each class's counts are read together, classes one after the other."""
     counts = cython.declare(ClassCounts)
+    inside: cython.pointer[Cache] = cache_go_in(the_primary)  # as in heap_purge
     i: uint32_t = 0
     while i < the_primary.classes:
         size: uint64_t = the_primary.region[i].size
@@ -525,6 +526,7 @@ def heap_add_small(s: cython.pointer[HeapStats]) -> cython.void:
         s.active += resident - dirty
         s.retained += counts.mapped_bytes - resident
         i += 1
+    cache_go_out(inside)
 
 
 def heap_add_runs(s: cython.pointer[HeapStats]) -> cython.void:
@@ -569,7 +571,10 @@ def heap_add_spans(s: cython.pointer[HeapStats]) -> cython.void:
 def heap_check() -> cython.int:
     index: uint32_t = 0
     number: uint64_t = 0
-    return primary_check(the_primary, cython.address(index), cython.address(number))
+    inside: cython.pointer[Cache] = cache_go_in(the_primary)
+    broken: cython.int = primary_check(the_primary, cython.address(index), cython.address(number))
+    cache_go_out(inside)
+    return broken
 
 
 # ---- fork: every lock, in rank order ----
