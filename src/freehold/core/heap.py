@@ -41,7 +41,15 @@ from cython.cimports.freehold.core.fault import (
     fault_boot,
     fault_count,
 )
-from cython.cimports.freehold.core.heap import HEAP_ID, HeapStats, at_fork, large_here, large_set_here, set_errno
+from cython.cimports.freehold.core.heap import (
+    HEAP_ID,
+    HeapStats,
+    at_fork,
+    large_here,
+    large_set_here,
+    other_free,
+    set_errno,
+)
 from cython.cimports.freehold.core.idle import IDLE_WINDOWS
 from cython.cimports.freehold.core.large import (
     LARGE_BAD_ALIGN,
@@ -342,14 +350,13 @@ def heap_deallocate(p: cython.p_void) -> cython.void:
         heap_deallocate_slow(p)
 
 
-def heap_take_back(p: cython.p_void) -> cython.bint:
-    """For routers: what heap_deallocate does, where the address is the heap's; else False, and nothing."""
-    if cython.likely(cache_deallocate(p)):
-        return True
-    if not heap_owns(p):
-        return False
-    heap_deallocate_slow(p)
-    return True
+def heap_take_back(p: cython.p_void, size: cython.size_t, other: other_free) -> cython.void:
+    """For routers, as their last act, so that they need no frame: what heap_deallocate does, if the address is ours."""
+    if cython.unlikely(not cache_deallocate(p)):
+        if heap_owns(p):
+            heap_deallocate_slow(p)
+        else:
+            other(p, size)
 
 
 def heap_deallocate_sized(p: cython.p_void, size: cython.size_t) -> cython.void:
