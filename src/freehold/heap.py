@@ -314,7 +314,9 @@ def _limit(value: int | str | None) -> int:
         return _cgroup_room()
     size = config.parse_size("limit", value)
     if size == 0:
-        raise ValueError(f'limit={value!r} leaves no room: expected bytes, text like "1.5GiB", "50%", "cgroup", or None')
+        raise ValueError(
+            f'limit={value!r} leaves no room: expected bytes, text like "1.5GiB", "50%", "cgroup", or None'
+        )
     return min(size, NO_LIMIT - 1)
 
 

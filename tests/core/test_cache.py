@@ -78,12 +78,14 @@ def test_F25_F26_short_threads_leave_nothing_behind() -> None:
         assert seen["late"] <= seen["early"] * 1.1 + 1024
 
 
-def test_F29_a_signal_handler_may_allocate() -> None:
-    """Wherever in the allocator it interrupts its thread."""
-    seen = figures("signals", 3, 2)
+@pytest.mark.parametrize(("threads", "purgers"), [(3, 0), (1, 2)])
+def test_F29_a_signal_handler_may_allocate(threads: int, purgers: int) -> None:
+    """Wherever in the allocator it interrupts its thread: in the midst of giving everything back and counting it, too."""
+    seen = figures("signals", threads, purgers, 2)
 
     assert (0, 0) == (seen["live"], seen["broken"])
     assert seen["handled"] > 100
+    assert (seen["purges"] > 0) == (purgers > 0)
 
 
 # ---- a Primary of its own, from Python ----

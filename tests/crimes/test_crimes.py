@@ -246,8 +246,10 @@ def test_F8_alignments() -> None:
                 blocks = [heap.allocate(size, 1 << shift) for _ in range(3)]
                 assert all(p % (1 << shift) == 0 and heap.usable_size(p) >= size for p in blocks)
                 for p in blocks: heap.deallocate(p)
-        for wrong in (24, 48, 2**63 + 1):
-            assert heap.allocate(16, wrong) is None and ctypes.get_errno() == errno.EINVAL
+        for wrong in (*range(3, 17, 2), 6, 10, 12, 14, 24, 48, 2**63 + 1):
+            for size in (0, 16, 1024, 5000, 200_000, 2**40):
+                ctypes.set_errno(0)
+                assert heap.allocate(size, wrong) is None and ctypes.get_errno() == errno.EINVAL
         assert heap.check() == 0
         """
     )

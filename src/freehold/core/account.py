@@ -14,7 +14,14 @@ from cython.cimports.freehold.core.account import (
     HeapStats,
 )
 from cython.cimports.freehold.core.budget import budget_books, budget_limit, budget_refusals, budget_used
-from cython.cimports.freehold.core.cache import ClassCounts, cache_books, cache_read_class
+from cython.cimports.freehold.core.cache import (
+    Cache,
+    ClassCounts,
+    cache_books,
+    cache_go_in,
+    cache_go_out,
+    cache_read_class,
+)
 from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, fault_count
 from cython.cimports.freehold.core.home import Heap
 from cython.cimports.freehold.core.large import LARGE_POOLS, large_books, large_check, large_read_stats
@@ -95,6 +102,7 @@ def account_add_process(sum: cython.pointer[HeapStats]) -> cython.void:
 def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
     """The small blocks: each class's counts are read together, classes one after the other."""
     counts = cython.declare(ClassCounts)
+    inside: cython.pointer[Cache] = cache_go_in(h.primary)  # a signal handler must not wait for the locks held here
     i: uint32_t = 0
     while i < h.primary.classes:
         size: uint64_t = h.primary.region[i].size
@@ -111,6 +119,7 @@ def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> 
         s.active += resident - dirty
         s.retained += counts.mapped_bytes - resident
         i += 1
+    cache_go_out(inside)
 
 
 def account_add_runs(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
@@ -175,7 +184,9 @@ def account_live(h: cython.pointer[Heap], bytes: cython.pointer[uint64_t]) -> ui
 def account_check(h: cython.pointer[Heap]) -> cython.int:
     index: uint32_t = 0
     number: uint64_t = 0
+    inside: cython.pointer[Cache] = cache_go_in(h.primary)
     broken: cython.int = primary_check(h.primary, cython.address(index), cython.address(number))
+    cache_go_out(inside)
     if broken:
         return broken
     finding = cython.declare(PoolFinding)
@@ -186,7 +197,9 @@ def account_check(h: cython.pointer[Heap]) -> cython.int:
     pause: uint32_t = 0
     tries: cython.int = 200
     broken = account_check_budget(h)
-    while broken and tries > 0:  # the reclaim thread may be between a layer's figure and the budget's: nobody wakes this
+    while (
+        broken and tries > 0
+    ):  # the reclaim thread may be between a layer's figure and the budget's: nobody wakes this
         futex_wait(cython.address(pause), 0, 1_000_000)
         broken = account_check_budget(h)
         tries -= 1

@@ -14,6 +14,9 @@ cdef enum:
     CACHE_SLOTS_BYTES = 0x100000    # a bin has slots for 1 MiB of blocks …
     CACHE_SLOTS_LEAST = 4           # … at least for 4,
     CACHE_SLOTS_MOST = 4096         # and at most for 4,096
+    BIN_SHUT = 0xFFFF               # a floor that no count is above
+    BIN_BITS = 6                    # log2 of a bin's bytes
+    BINS_MASK = 0xFC0               # the bits of a bin's offset among all
 
 cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t word                   # allocations << 16 | count of blocks; written by the owner (or who claimed), read by all
@@ -21,16 +24,17 @@ cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t base                   # copies of what the region says, constant
     uint8_t *states
     uint64_t multiplier
-    uint32_t size
+    uint64_t size
+    uint64_t made                   # the region's `made` when the owner last looked: lower numbers have a state to read
+    uint16_t floor                  # a hit takes a block while the count is above this: 0, or BIN_SHUT; see "claiming"
+    uint16_t ceiling                # … and puts one back while it is below this: `most`, or 0
     uint16_t most                   # blocks at most; 0: empty and idle, the next use takes the slow path
     uint16_t room                   # slots
-    uint64_t made                   # the region's `made` when the owner last looked: lower numbers have a state to read
-    uint64_t unused
 
 cdef struct Cache:
     uint32_t claimed                # 1: somebody empties it from outside; atomic
-    uint32_t region_bits            # copies of what the primary says, constant
-    uint64_t base
+    uint32_t bin_shift              # an offset in the primary, shifted so, begins with its bin's offset in `bin`; constant
+    uint64_t base                   # copies of what the primary says, constant
     uint64_t classes
     Cache **here                    # the owner's thread-local pointer to this cache: `nobody` while the owner is inside; atomic
     Cache *itself                   # what `here` points at where the cache is no heap's
@@ -65,6 +69,8 @@ cdef void cache_unregister(Primary *p) noexcept nogil                 # empties 
 cdef uint64_t cache_allocate_from(Primary *p, uint32_t index, uint64_t align) noexcept nogil  # any primary; 0 if exhausted
 cdef int cache_deallocate_to(Primary *p, uint64_t address, uint64_t *size_class) noexcept nogil  # any primary; FREE_ reason, and of which size
 cdef void cache_drain(Primary *p) noexcept nogil                      # the calling thread's
+cdef Cache *cache_go_in(Primary *p) noexcept nogil                    # the calling thread's, until it goes out: it may hold regions' locks, a
+cdef void cache_go_out(Cache *c) noexcept nogil                       # … signal handler does without the cache; NULL, if it has none, is let be
 cdef uint64_t cache_drain_idle(Primary *p, uint64_t after_ticks, bint *busy) noexcept nogil  # of threads that did nothing in so many looks; blocks
 cdef bint cache_all_outside(Primary *p) noexcept nogil                # no thread is in its cache; none of the blocks is live
 cdef uint64_t cache_books(Primary *p) noexcept nogil                  # bytes of its caches themselves
@@ -98,14 +104,14 @@ cdef extern from *:
     #define fh_enter(slot) ((void)__atomic_exchange_n(slot, (struct Cache *)fh_nobody, __ATOMIC_SEQ_CST))
     #define fh_leave(slot, c) __atomic_store_n(slot, c, __ATOMIC_SEQ_CST)
     #define fh_is_claimed(c) __atomic_load_n(&(c)->claimed, __ATOMIC_SEQ_CST)
+    #define fh_load_limit(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+    #define fh_store_limit(p, x) __atomic_store_n(p, x, __ATOMIC_SEQ_CST)
     #else
     #define fh_enter(slot) ({ __atomic_store_n(slot, (struct Cache *)fh_nobody, __ATOMIC_RELAXED); __atomic_signal_fence(__ATOMIC_SEQ_CST); })
     #define fh_leave(slot, c) ({ __atomic_signal_fence(__ATOMIC_SEQ_CST); __atomic_store_n(slot, c, __ATOMIC_RELEASE); })
-    #if defined(__x86_64__)
-    #define fh_is_claimed(c) (*(volatile uint32_t *)&(c)->claimed != 0)    /* a load is an acquire here; compares in memory */
-    #else
     #define fh_is_claimed(c) __atomic_load_n(&(c)->claimed, __ATOMIC_ACQUIRE)
-    #endif
+    #define fh_load_limit(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define fh_store_limit(p, x) __atomic_store_n(p, x, __ATOMIC_RELAXED)
     #endif
     #define fh_load_here(slot) __atomic_load_n(slot, __ATOMIC_SEQ_CST)
     #define fh_mul_wide(a, b, low) ({ unsigned __int128 fh_w = (unsigned __int128)(a) * (b); *(low) = (uint64_t)fh_w; (uint64_t)(fh_w >> 64); })
@@ -119,16 +125,23 @@ cdef extern from *:
     void enter "fh_enter"(Cache **slot) noexcept nogil
     void leave "fh_leave"(Cache **slot, Cache *c) noexcept nogil
     bint is_claimed "fh_is_claimed"(Cache *c) noexcept nogil
+    uint64_t load_limit "fh_load_limit"(const uint16_t *p) noexcept nogil
+    void store_limit "fh_store_limit"(uint16_t *p, uint16_t x) noexcept nogil
     Cache *load_here "fh_load_here"(Cache **slot) noexcept nogil
     uint64_t mul_wide "fh_mul_wide"(uint64_t a, uint64_t b, uint64_t *low) noexcept nogil
 cdef inline uint64_t bin_count(uint64_t word) noexcept nogil:
     return word & 0xFFFF
 # the hot path, inlined into heap_allocate and heap_deallocate
-cdef inline bint bin_hit(Cache *c, Bin *b, void **p) noexcept nogil
-cdef inline bint cache_allocate(size_t size, void **p) noexcept nogil            # default heap: a hit for up to 1 KiB, or False
+cdef inline bint cache_allocate(uint64_t grains, void **p) noexcept nogil        # default heap: a hit for so many times 16 bytes, up to 1 KiB, or False
 cdef inline bint cache_allocate_class(uint32_t index, void **p) noexcept nogil   # default heap: a hit in a class, or False
 cdef inline bint cache_deallocate(void *address) noexcept nogil         # default heap: False unless done at once
+# the same at any seat: where a thread's pointer to its cache is; the default heap's is one fixed word
+cdef inline bint hit_take(Cache **seat, uint64_t grains, void **p) noexcept nogil
+cdef inline bint hit_take_class(Cache **seat, uint32_t index, void **p) noexcept nogil
+cdef inline bint hit_pop(Cache **seat, Cache *c, Bin *b, void **p) noexcept nogil
+cdef inline bint hit_give(Cache **seat, uint64_t address) noexcept nogil
 cdef uint16_t cache_slots(uint64_t size, uint64_t cache_bytes) noexcept nogil
+cdef bint cache_is_listed(Primary *p) noexcept nogil
 cdef Cache *cache_make(Primary *p, Cache **here) noexcept nogil
 cdef Cache **cache_seat(Primary *p) noexcept nogil
 cdef Cache *cache_find(Primary *p) noexcept nogil
@@ -144,9 +157,11 @@ cdef uint64_t cache_refill(Cache *c, uint32_t index) noexcept nogil
 cdef void cache_make_room(Cache *c, uint32_t index) noexcept nogil
 cdef bint cache_widen(Cache *c, Bin *b) noexcept nogil
 cdef void cache_sweep(Cache *c) noexcept nogil
+cdef void bin_open(Bin *b, uint64_t most) noexcept nogil
 cdef void bin_give(Cache *c, uint32_t index, uint64_t n, bint aged) noexcept nogil
 cdef uint64_t cache_empty(Cache *c, bint aged) noexcept nogil
 cdef bint cache_claim(Cache *c) noexcept nogil
+cdef void cache_shut(Cache *c) noexcept nogil
 cdef void cache_unclaim(Cache *c) noexcept nogil
 cdef void cache_retire(Cache *c) noexcept nogil
 cdef void cache_put_away(Cache *c) noexcept nogil

@@ -7,10 +7,14 @@ Does not serve two heaps at once: the default heap's cache is found by a thread-
 thread's table of seats, any other primary's by search.
 
 Claiming. Blocks in the cache of a thread that sleeps must not stay for ever, and a hit must not take a lock. So the
-owner brackets each use: it points its thread-local pointer at `nobody`, looks whether it is ``claimed``, and puts the
-pointer back when done. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all threads (membarrier),
-and then looks at the owner's pointer: if it is there, the owner is outside and will see the claim when it next comes
-in. If it is not, the claimer gives up. The owner pays two plain stores; the claimer pays for the barrier, once a tick.
+owner brackets each use: it points its thread-local pointer at `nobody`, and puts the pointer back when done. On the
+slow path it looks in between whether it is ``claimed``. A hit does not: it compares its bin's count with floor or
+ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all
+threads (membarrier), and looks at the owner's pointer: if it is there, the owner is on no slow path, and will wait
+before the next. Then the claimer shuts all bins, which fails every hit that begins later, imposes a second barrier, and
+looks again: if the pointer is there, no hit is in progress either. Whenever it is away, the claimer gives up. Only the
+owner opens a bin, where it next takes the slow path. It pays two plain stores; the claimer pays for the barriers, once
+a tick.
 A signal handler that allocates while its thread is inside finds the pointer at `nobody`, and is served from the regions
 by try-locks alone. Where membarrier is missing, caches are never claimed: at most ``cache_bytes`` a sleeping thread
 stay resident.
@@ -20,7 +24,11 @@ Dice's.
 """
 
 import cython
+from cython.cimports.freehold.core.budget import budget_give_books, budget_take_books
 from cython.cimports.freehold.core.cache import (
+    BIN_BITS,
+    BIN_SHUT,
+    BINS_MASK,
     CACHE_SLOTS_BYTES,
     CACHE_SLOTS_LEAST,
     CACHE_SLOTS_MOST,
@@ -35,15 +43,16 @@ from cython.cimports.freehold.core.cache import (
     is_claimed,
     leave,
     load_here,
+    load_limit,
     mul_wide,
     nobody,
     poke_hook,
+    store_limit,
     thread_end_hook,
     thread_id,
     thread_key_make,
     thread_key_set,
 )
-from cython.cimports.freehold.core.budget import budget_give_books, budget_take_books
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_OK, fault_bad_free
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
@@ -62,6 +71,7 @@ from cython.cimports.freehold.core.machine import (
     most,
     mul_high,
     round_up,
+    should,
     store8_relaxed,
     store32_relaxed,
     store32_release,
@@ -73,6 +83,7 @@ from cython.cimports.freehold.core.primary import (
     BLOCK_LIVE,
     LAW_CACHED,
     LAW_CACHED_COUNT,
+    PRIMARY_CLASSES,
     Primary,
     Region,
     primary_check,
@@ -143,67 +154,81 @@ def cache_on_activity(hook: poke_hook) -> cython.void:
 # ---- the hot path: no call, no lock, no line that another thread writes ----
 
 
-def cache_allocate(size: cython.size_t, p: cython.pointer[cython.p_void]) -> cython.bint:
-    """Take a block for up to DIRECT_LIMIT bytes from this thread's cache; False if it has none."""
-    c: cython.pointer[Cache] = cache_slot()[0]
-    return bin_hit(c, cython.cast(cython.pointer[Bin], cython.cast(uint64_t, c) + c.direct[(size + 15) >> 4]), p)
+def cache_allocate(grains: uint64_t, p: cython.pointer[cython.p_void]) -> cython.bint:
+    """Take a block of at least so many times 16 bytes from this thread's cache; False if it has none."""
+    return hit_take(cache_slot(), grains, p)
 
 
 def cache_allocate_class(index: uint32_t, p: cython.pointer[cython.p_void]) -> cython.bint:
-    c: cython.pointer[Cache] = cache_slot()[0]
-    return bin_hit(c, cython.address(c.bin[index]), p)
+    return hit_take_class(cache_slot(), index, p)
 
 
-def bin_hit(c: cython.pointer[Cache], b: cython.pointer[Bin], p: cython.pointer[cython.p_void]) -> cython.bint:
+def cache_deallocate(address: cython.p_void) -> cython.bint:
+    return hit_give(cache_slot(), cython.cast(uint64_t, address))
+
+
+def hit_take(
+    seat: cython.pointer[cython.pointer[Cache]], grains: uint64_t, p: cython.pointer[cython.p_void]
+) -> cython.bint:
+    c: cython.pointer[Cache] = seat[0]
+    return hit_pop(seat, c, cython.cast(cython.pointer[Bin], cython.cast(uint64_t, c) + c.direct[grains]), p)
+
+
+def hit_take_class(
+    seat: cython.pointer[cython.pointer[Cache]], index: uint32_t, p: cython.pointer[cython.p_void]
+) -> cython.bint:
+    c: cython.pointer[Cache] = seat[0]
+    return hit_pop(seat, c, cython.address(c.bin[index]), p)
+
+
+def hit_pop(
+    seat: cython.pointer[cython.pointer[Cache]],
+    c: cython.pointer[Cache],
+    b: cython.pointer[Bin],
+    p: cython.pointer[cython.p_void],
+) -> cython.bint:
     """Pop the newest block."""
-    enter(cache_slot())
-    if cython.unlikely(is_claimed(c)):
-        leave(cache_slot(), c)
-        return False
-    word: uint64_t = b.word
+    enter(seat)
+    word: uint64_t = load64_relaxed(cython.address(b.word))
     count: uint64_t = bin_count(word)
-    if cython.unlikely(count == 0):
-        leave(cache_slot(), c)
+    if cython.unlikely(count <= load_limit(cython.address(b.floor))):
+        leave(seat, c)
         return False
     number: uint64_t = b.slots[count - 1]
     store64_relaxed(cython.address(b.word), word + 0xFFFF)  # one allocation more, one block fewer
     store8_relaxed(cython.address(b.states[number]), BLOCK_LIVE)
     p[0] = cython.cast(cython.p_void, b.base + number * b.size)
-    leave(cache_slot(), c)
+    leave(seat, c)
     return True
 
 
-def cache_deallocate(address: cython.p_void) -> cython.bint:
+def hit_give(seat: cython.pointer[cython.pointer[Cache]], address: uint64_t) -> cython.bint:
     """Put a block back into this thread's cache; False where that can not be done at once, or at all.
 
     One multiplication tells both which block an address lies in and whether it begins there: the low word of offset
-    times multiplier is what is left over, and below the multiplier exactly at a block's start.
+    times multiplier is what is left over, and below the multiplier exactly at a block's start. An address outside the
+    primary comes to some bin, too, and to a number that is not made: it is at least 64 regions away, or has no class.
     """
-    c: cython.pointer[Cache] = cache_slot()[0]
-    index: uint64_t = (cython.cast(uint64_t, address) - c.base) >> c.region_bits
-    if cython.unlikely(index >= c.classes):
-        return False
-    b: cython.pointer[Bin] = cython.address(c.bin[index])
+    c: cython.pointer[Cache] = seat[0]
+    bins: uint64_t = cython.cast(uint64_t, cython.address(c.bin[0]))
+    b: cython.pointer[Bin] = cython.cast(cython.pointer[Bin], bins + ((address - c.base) >> c.bin_shift & BINS_MASK))
     over: uint64_t = 0
-    number: uint64_t = mul_wide(cython.cast(uint64_t, address) - b.base, b.multiplier, cython.address(over))
+    number: uint64_t = mul_wide(address - b.base, b.multiplier, cython.address(over))
     if cython.unlikely(over >= b.multiplier or number >= b.made):
         return False
     state: cython.pointer[uint8_t] = b.states + number
     if cython.unlikely(load8_relaxed(state) != BLOCK_LIVE):
         return False
-    enter(cache_slot())
-    if cython.unlikely(is_claimed(c)):
-        leave(cache_slot(), c)
-        return False
-    word: uint64_t = b.word
+    enter(seat)
+    word: uint64_t = load64_relaxed(cython.address(b.word))
     count: uint64_t = bin_count(word)
-    if cython.unlikely(count >= b.most):
-        leave(cache_slot(), c)
+    if cython.unlikely(count >= load_limit(cython.address(b.ceiling))):
+        leave(seat, c)
         return False
     store8_relaxed(state, BLOCK_CACHED)
     b.slots[count] = cython.cast(uint32_t, number)
     store64_relaxed(cython.address(b.word), word + 1)
-    leave(cache_slot(), c)
+    leave(seat, c)
     return True
 
 
@@ -278,18 +303,20 @@ def cache_enter_slow(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
 def cache_allocate_in(c: cython.pointer[Cache], index: uint32_t) -> uint64_t:
     """Allocate through an entered cache, refilling it."""
     b: cython.pointer[Bin] = cython.address(c.bin[index])
+    bin_open(b, b.most)
     if bin_count(b.word) == 0 and cache_refill(c, index) == 0:
         return 0
     number: uint32_t = b.slots[bin_count(b.word) - 1]
     store64_relaxed(cython.address(b.word), b.word + 0xFFFF)
     store8_relaxed(cython.address(b.states[number]), BLOCK_LIVE)
-    return b.base + cython.cast(uint64_t, number) * b.size
+    return b.base + number * b.size
 
 
 def cache_deallocate_in(c: cython.pointer[Cache], address: uint64_t) -> cython.void:
     """Put a block marked as cached into an entered cache, making room in it."""
-    index: uint32_t = cython.cast(uint32_t, (address - c.base) >> c.region_bits)
+    index: uint32_t = primary_region_of(c.primary, address).index
     b: cython.pointer[Bin] = cython.address(c.bin[index])
+    bin_open(b, b.most)
     b.made = load64_acquire(cython.address(c.primary.region[index].made))
     number: uint64_t = mul_high(address - b.base, b.multiplier)
     if bin_count(b.word) >= b.most:
@@ -376,7 +403,7 @@ def cache_widen(c: cython.pointer[Cache], b: cython.pointer[Bin]) -> cython.bint
     if wish <= b.most:
         return False
     store64_relaxed(cython.address(c.reserved), c.reserved + (wish - b.most) * b.size)
-    b.most = cython.cast(uint16_t, wish)
+    bin_open(b, wish)
     return True
 
 
@@ -387,10 +414,17 @@ def cache_sweep(c: cython.pointer[Cache]) -> cython.void:
         b: cython.pointer[Bin] = cython.address(c.bin[i])
         if b.most and c.swept[i] == b.word:
             bin_give(c, i, bin_count(b.word), False)
-            store64_relaxed(cython.address(c.reserved), c.reserved - cython.cast(uint64_t, b.most) * b.size)
-            b.most = 0
+            store64_relaxed(cython.address(c.reserved), c.reserved - b.most * b.size)
+            bin_open(b, 0)
         c.swept[i] = b.word
         i += 1
+
+
+def bin_open(b: cython.pointer[Bin], most: uint64_t) -> cython.void:
+    """Let hits have a bin of so many blocks, whether somebody shut it or not. The owner's, inside."""
+    b.most = cython.cast(uint16_t, most)
+    store_limit(cython.address(b.floor), 0)
+    store_limit(cython.address(b.ceiling), b.most)
 
 
 def bin_give(c: cython.pointer[Cache], index: uint32_t, n: uint64_t, aged: cython.bint) -> cython.void:
@@ -415,6 +449,7 @@ def cache_empty(c: cython.pointer[Cache], aged: cython.bint) -> uint64_t:
         blocks += bin_count(b.word)
         bin_give(c, i, bin_count(b.word), aged)
         b.most = 0
+        store_limit(cython.address(b.ceiling), 0)
         i += 1
     store64_relaxed(cython.address(c.reserved), 0)
     return blocks
@@ -465,7 +500,8 @@ def cache_make(p: cython.pointer[Primary], here: cython.pointer[cython.pointer[C
 
 def cache_describe(c: cython.pointer[Cache], p: cython.pointer[Primary]) -> cython.void:
     c.primary = p
-    c.region_bits = p.config.region_bits
+    should(cython.sizeof(Bin) == 1 << BIN_BITS and BINS_MASK == (PRIMARY_CLASSES - 1) << BIN_BITS, b"a bin is one line")
+    c.bin_shift = p.config.region_bits - BIN_BITS
     c.base = p.base
     c.classes = p.classes
     slots: cython.pointer[uint32_t] = cython.cast(
@@ -479,7 +515,7 @@ def cache_describe(c: cython.pointer[Cache], p: cython.pointer[Primary]) -> cyth
         b.base = r.base
         b.states = r.states
         b.multiplier = r.multiplier
-        b.size = cython.cast(uint32_t, r.size)
+        b.size = r.size
         b.room = cache_slots(r.size, p.config.cache_bytes)
         slots += b.room + 1
         i += 1
@@ -555,6 +591,7 @@ def cache_put_away(c: cython.pointer[Cache]) -> cython.void:
         add64_relaxed(cython.address(c.primary.region[i].ended_allocations), c.bin[i].word >> 16)
         c.bin[i].word = 0
         c.bin[i].most = 0
+        c.bin[i].ceiling = 0
         i += 1
     store64_relaxed(cython.address(c.reserved), 0)
     c.owner = 0
@@ -634,10 +671,23 @@ def cache_claim(c: cython.pointer[Cache]) -> cython.bint:
     """Take a cache from its owner if it is outside. Under the caches' lock."""
     store32_seq_cst(cython.address(c.claimed), 1)
     membarrier()
-    if load_here(c.here) != nobody:
-        return True
-    cache_unclaim(c)
-    return False
+    taken: cython.bint = load_here(c.here) != nobody  # then it is on no slow path, and opens no bin from here on
+    if taken:
+        cache_shut(c)
+        membarrier()
+        taken = load_here(c.here) != nobody  # nor in a hit that began before
+    if not taken:
+        cache_unclaim(c)
+    return taken
+
+
+def cache_shut(c: cython.pointer[Cache]) -> cython.void:
+    """Send the owner to the slow path, whichever bin it uses next."""
+    i: uint32_t = 0
+    while i < c.classes:
+        store_limit(cython.address(c.bin[i].floor), BIN_SHUT)
+        store_limit(cython.address(c.bin[i].ceiling), 0)
+        i += 1
 
 
 def cache_unclaim(c: cython.pointer[Cache]) -> cython.void:
@@ -646,14 +696,31 @@ def cache_unclaim(c: cython.pointer[Cache]) -> cython.void:
 
 
 def cache_drain(p: cython.pointer[Primary]) -> cython.void:
+    c: cython.pointer[Cache] = cache_go_in(p)
+    if c != cython.NULL:
+        cache_empty(c, False)
+    cache_go_out(c)
+
+
+def cache_go_in(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
+    """Enter this thread's cache: the default heap's in any case, another primary's where it has one; else NULL."""
+    if p == the_default_primary or cache_is_listed(p):
+        return cache_enter_slow(p)
+    return cython.NULL
+
+
+def cache_is_listed(p: cython.pointer[Primary]) -> cython.bint:
+    """Whether this thread has a cache of a primary."""
     mutex_lock(cython.address(the_caches_lock))
     c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
     while c != cython.NULL and c.owner != thread_id():
         c = c.next
     mutex_unlock(cython.address(the_caches_lock))
-    c = cython.NULL if c == cython.NULL else cache_enter_slow(p)  # not one made for this
+    return c != cython.NULL
+
+
+def cache_go_out(c: cython.pointer[Cache]) -> cython.void:
     if c != cython.NULL:
-        cache_empty(c, False)
         leave(c.here, c)
 
 

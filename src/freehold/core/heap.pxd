@@ -14,7 +14,8 @@ cdef void *heap_allocate_line(size_t size) noexcept nogil              # aligned
 cdef void *heap_allocate_zeroed(size_t size, size_t align) noexcept nogil
 cdef void *heap_reallocate(void *p, size_t size, size_t align) noexcept nogil  # NULL: p is as it was
 cdef void heap_deallocate(void *p) noexcept nogil                     # NULL does nothing; a bad one aborts (or is reported)
-cdef bint heap_take_back(void *p) noexcept nogil                      # deallocates what is the heap's; False: it is not
+ctypedef void (*other_free)(void *p, size_t size) noexcept nogil
+cdef void heap_take_back(void *p, size_t size, other_free other) noexcept nogil  # deallocates what is the heap's, or calls `other`
 cdef void heap_deallocate_sized(void *p, size_t size) noexcept nogil  # the size is a hint and is not trusted
 cdef size_t heap_usable_size(void *p) noexcept nogil                  # 0 if no block of ours starts there; aborts if it is freed
 cdef bint heap_owns(void *p) noexcept nogil                           # any address at all; constant time, no lock
@@ -50,6 +51,8 @@ cdef extern from *:
     void large_set_here "fh_large_set"(LargeThread *t) noexcept nogil
     void set_errno "errno = "(int e) noexcept nogil
 cdef int heap_open_default() noexcept nogil
+cdef inline bint heap_hit(size_t size, void **p) noexcept nogil
+cdef void *heap_allocate_aligned(size_t size, size_t align) noexcept nogil
 cdef LargeThread *heap_thread() noexcept nogil
 cdef LargeThread *heap_thread_of(Heap *h) noexcept nogil
 cdef void heap_thread_end() noexcept nogil

@@ -29,7 +29,7 @@ from cython.cimports.freehold.core.fault import (
     fault_boot,
 )
 from cython.cimports.freehold.core.guest import guest_allocate, guest_allocate_class, guest_deallocate
-from cython.cimports.freehold.core.heap import large_here, large_set_here, set_errno
+from cython.cimports.freehold.core.heap import large_here, large_set_here, other_free, set_errno
 from cython.cimports.freehold.core.heaps import (
     heaps_boot,
     heaps_default,
@@ -69,7 +69,14 @@ from cython.cimports.freehold.core.machine import (
 from cython.cimports.freehold.core.reclaim import reclaim_poke
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.sizes import sizes_boot, sizes_default, sizes_index
-from cython.cimports.freehold.core.space import LAYER_PRIMARY, owner_heap, owner_layer, space_boot, space_owner, space_size
+from cython.cimports.freehold.core.space import (
+    LAYER_PRIMARY,
+    owner_heap,
+    owner_layer,
+    space_boot,
+    space_owner,
+    space_size,
+)
 from cython.cimports.freehold.core.vm import vm_boot
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
@@ -141,28 +148,37 @@ def heap_thread_end() -> cython.void:
 
 
 def heap_allocate(size: cython.size_t, align: cython.size_t) -> cython.p_void:
-    if align > 16:
-        if cython.unlikely(
-            align & (align - 1) or align > DIRECT_LIMIT or size > the_small_limit
-        ):  # else rounding up could wrap
-            return heap_allocate_slow(size, align, False)
-        size = (size + (size == 0) + align - 1) & ~(align - 1)  # the class of a multiple of align is one (see sizes)
     p: cython.p_void
-    if cython.likely(size <= DIRECT_LIMIT):
-        if cython.likely(cache_allocate(size, cython.address(p))):
-            return p
-    elif size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), cython.address(p)):
+    if cython.unlikely(align & ~cython.cast(cython.size_t, 16)):  # neither 0 nor 16
+        return heap_allocate_aligned(size, align)
+    if cython.likely(heap_hit(size, cython.address(p))):
         return p
     return heap_allocate_slow(size, align, False)
 
 
+def heap_hit(size: cython.size_t, p: cython.pointer[cython.p_void]) -> cython.bint:
+    """Take a block from this thread's cache; False if it has none."""
+    if cython.likely(size <= DIRECT_LIMIT):
+        return cache_allocate((size + 15) >> 4, p)
+    return size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), p)
+
+
+def heap_allocate_aligned(size: cython.size_t, align: cython.size_t) -> cython.p_void:
+    if align & (align - 1) or align > DIRECT_LIMIT or size > the_small_limit:  # else rounding up could wrap
+        return heap_allocate_slow(size, align, False)
+    p: cython.p_void
+    rounded: cython.size_t = (size + (size == 0) + align - 1) & ~(align - 1)
+    if cython.likely(heap_hit(rounded, cython.address(p))):  # the class of a multiple of align is one (see sizes)
+        return p
+    return heap_allocate_slow(rounded, align, False)
+
+
 def heap_allocate_line(size: cython.size_t) -> cython.p_void:
     """What heap_allocate(size, 64) does, in fewer instructions: for arrays, of which many are small."""
-    rounded: cython.size_t = (size + (size == 0) + 63) & ~cython.cast(cython.size_t, 63)
     p: cython.p_void
-    if cython.likely(rounded - 1 < DIRECT_LIMIT and cache_allocate(rounded, cython.address(p))):
+    if cython.likely(size - 1 < DIRECT_LIMIT and cache_allocate((size + 63) >> 6 << 2, cython.address(p))):
         return p
-    return heap_allocate(size, 64)
+    return heap_allocate_aligned(size, 64)
 
 
 def heap_allocate_zeroed(size: cython.size_t, align: cython.size_t) -> cython.p_void:
@@ -252,14 +268,13 @@ def heap_deallocate(p: cython.p_void) -> cython.void:
         heap_deallocate_slow(p)
 
 
-def heap_take_back(p: cython.p_void) -> cython.bint:
-    """For routers: what heap_deallocate does, where the address is the heap's; else False, and nothing."""
-    if cython.likely(cache_deallocate(p)):
-        return True
-    if not heap_owns(p):
-        return False
-    heap_deallocate_slow(p)
-    return True
+def heap_take_back(p: cython.p_void, size: cython.size_t, other: other_free) -> cython.void:
+    """For routers, as their last act, so that they need no frame: what heap_deallocate does, if the address is ours."""
+    if cython.unlikely(not cache_deallocate(p)):
+        if heap_owns(p):
+            heap_deallocate_slow(p)
+        else:
+            other(p, size)
 
 
 def heap_deallocate_sized(p: cython.p_void, size: cython.size_t) -> cython.void:
@@ -287,7 +302,9 @@ def heap_deallocate_slow(p: cython.p_void) -> cython.void:
 
 def heap_deallocate_guest(address: uint64_t, owner: uint64_t) -> cython.bint:
     return (
-        owner_layer(owner) == LAYER_PRIMARY and owner_heap(owner) < SEATS and guest_deallocate(owner_heap(owner), address)
+        owner_layer(owner) == LAYER_PRIMARY
+        and owner_heap(owner) < SEATS
+        and guest_deallocate(owner_heap(owner), address)
     )
 
 

@@ -10,10 +10,13 @@ Follows: mimalloc's heaps, whose memory goes as a whole, with a limit that is ne
 import cython
 from cython.cimports.freehold.core.budget import budget_give_books, budget_open, budget_take_books
 from cython.cimports.freehold.core.cache import (
+    Cache,
     cache_allocate_from,
     cache_deallocate_to,
     cache_drain,
     cache_drain_idle,
+    cache_go_in,
+    cache_go_out,
     cache_register,
     cache_unregister,
 )
@@ -453,11 +456,13 @@ def home_purge(h: cython.pointer[Heap]) -> uint64_t:
         home_let_go(h, 0, 0)
         mutex_unlock(cython.address(h.lock))
     cache_drain(h.primary)
+    inside: cython.pointer[Cache] = cache_go_in(h.primary)  # a signal handler must not wait for the locks held here
     cache_drain_idle(h.primary, 0, cython.address(busy))
     i: uint32_t = 0
     while i < h.primary.classes:
         given_back += primary_release(h.primary, i, now, NOWHERE)
         i += 1
+    cache_go_out(inside)
     if h.runs != cython.NULL:
         given_back += runs_purge(h.runs)
     if h.large != cython.NULL:

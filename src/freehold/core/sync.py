@@ -12,6 +12,7 @@ from cython.cimports.freehold.core.machine import (
     CHECK,
     abort,
     add32_release,
+    compiler_barrier,
     exchange32,
     futex_wait,
     futex_wake,
@@ -221,7 +222,10 @@ def witness_note(m: cython.pointer[Mutex]) -> cython.void:
     h: cython.pointer[Held] = held_here()
     must(h.n < MOST_HELD, b"a thread holds more than 128 locks")
     h.lock[h.n] = m
+    compiler_barrier()
     h.n += 1
+    compiler_barrier()
+    h.lock[h.n - 1] = m  # again: a signal handler may have come between, and used the place for a lock of its own
 
 
 def witness_forget(m: cython.pointer[Mutex]) -> cython.bint:

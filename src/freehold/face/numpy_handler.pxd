@@ -42,5 +42,6 @@ cdef void *hook_malloc(void *ctx, size_t size) noexcept nogil
 cdef void *hook_calloc(void *ctx, size_t count, size_t size) noexcept nogil
 cdef void *hook_realloc(void *ctx, void *p, size_t size) noexcept nogil
 cdef void hook_free(void *ctx, void *p, size_t size) noexcept nogil
+cdef void free_before(void *p, size_t size) noexcept nogil
 cdef void *visit_thread(void *argument) noexcept nogil
 cdef bint array_is_owned(object array)

@@ -71,8 +71,11 @@ def hook_realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> c
 
 
 def hook_free(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cython.void:
-    if cython.unlikely(not heap_take_back(p)):
-        before.free(before.ctx, p, size)
+    heap_take_back(p, size, free_before)
+
+
+def free_before(p: cython.p_void, size: cython.size_t) -> cython.void:
+    before.free(before.ctx, p, size)
 
 
 # ---- taking the handler ----
