@@ -46,4 +46,5 @@ cdef void account_add_runs(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_large(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_spans(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_take_held(Heap *h, HeapStats *s) noexcept nogil
+cdef int account_check_layers(Heap *h) noexcept nogil
 cdef int account_check_budget(Heap *h) noexcept nogil

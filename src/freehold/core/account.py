@@ -182,28 +182,29 @@ def account_live(h: cython.pointer[Heap], bytes: cython.pointer[uint64_t]) -> ui
 
 
 def account_check(h: cython.pointer[Heap]) -> cython.int:
+    inside: cython.pointer[Cache] = cache_go_in(h.primary)  # as in account_add_small
+    broken: cython.int = account_check_layers(h)
+    unbalanced: cython.int = 0 if broken else account_check_budget(h)
+    pause: uint32_t = 0
+    tries: cython.int = 200
+    while unbalanced and tries > 0:  # the reclaim thread may be between a layer's figure and the budget's
+        futex_wait(cython.address(pause), 0, 1_000_000)  # nobody wakes this
+        unbalanced = account_check_budget(h)
+        tries -= 1
+    cache_go_out(inside)
+    return broken if broken else unbalanced
+
+
+def account_check_layers(h: cython.pointer[Heap]) -> cython.int:
     index: uint32_t = 0
     number: uint64_t = 0
-    inside: cython.pointer[Cache] = cache_go_in(h.primary)
     broken: cython.int = primary_check(h.primary, cython.address(index), cython.address(number))
-    cache_go_out(inside)
     if broken:
         return broken
     finding = cython.declare(PoolFinding)
     if h.large != cython.NULL:
         broken = large_check(h.large, cython.address(finding))
-    if broken:
-        return ACCOUNT_LAW_POOLS + broken
-    pause: uint32_t = 0
-    tries: cython.int = 200
-    broken = account_check_budget(h)
-    while (
-        broken and tries > 0
-    ):  # the reclaim thread may be between a layer's figure and the budget's: nobody wakes this
-        futex_wait(cython.address(pause), 0, 1_000_000)
-        broken = account_check_budget(h)
-        tries -= 1
-    return broken
+    return ACCOUNT_LAW_POOLS + broken if broken else 0
 
 
 def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
