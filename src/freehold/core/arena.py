@@ -55,6 +55,7 @@ from cython.cimports.freehold.core.machine import (
     load32_acquire,
     memset,
     most,
+    round_down,
     round_up,
     sub64_relaxed,
     swap64_if,
@@ -210,7 +211,7 @@ def arena_grow(
 
 def arenas_growth(s: cython.pointer[Arenas], count: uint32_t, size: uint64_t) -> uint64_t:
     """The size of the next arena: larger after each eight, never more than an eighth of what is left; 0: none."""
-    eighth: uint64_t = (space_size() - space_taken_bytes()) // 8
+    eighth: uint64_t = round_down((space_size() - space_taken_bytes()) // 8, BLOCK_BYTES)
     if count >= s.policy.most or size > eighth:
         return 0
     reserve: uint64_t = least(s.policy.reserve_bytes if s.policy.virtual_reserve else s.policy.reserve_bytes // 4, eighth)
