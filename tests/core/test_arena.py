@@ -540,8 +540,8 @@ def test_A7_a_block_in_use_again_is_not_purged(arenas: Arenas) -> None:
 
 def test_A7_one_arena_at_a_time_unless_all_are_wanted(arenas: Arenas) -> None:
     ids = [arenas.reserve(BLOCK) for _ in range(4)]
-    for id in ids:
-        arenas.free(arenas.allocate(1, arena=id))
+    for arena in ids:
+        arenas.free(arenas.allocate(1, arena=arena))
 
     assert arenas.purge(force=True)
     assert 3 * BLOCK == arenas.stats()["scheduled_bytes"]
@@ -728,8 +728,8 @@ def test_A9_managed_memory_stays_its_owners() -> None:
     """After a purge and after close it can still be read."""
     memory = room(1)
     with Arenas() as arenas:
-        id = arenas.manage(memory, committed=True, zero=False)
-        block = arenas.allocate(1, arena=id)
+        arena = arenas.manage(memory, committed=True, zero=False)
+        block = arenas.allocate(1, arena=arena)
         assert not block.initially_zero
         write(block)
         arenas.free(block)
@@ -742,12 +742,12 @@ def test_A9_managed_memory_stays_its_owners() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_A9_memory_that_remembers_is_cleared_by_a_purge(arenas: Arenas, shared: bool) -> None:
     """The pages of a shared mapping keep their contents whatever the OS is told."""
-    id = arenas.manage(room(2, shared), committed=True, zero=True)
-    block = arenas.allocate(2 * BLOCK, arena=id)
+    arena = arenas.manage(room(2, shared), committed=True, zero=True)
+    block = arenas.allocate(2 * BLOCK, arena=arena)
     ctypes.memset(block.address, 7, block.size)
     arenas.free(block)
     assert arenas.purge(force=True)
-    again = arenas.allocate(2 * BLOCK, arena=id)
+    again = arenas.allocate(2 * BLOCK, arena=arena)
 
     assert again.initially_zero
     assert bytes(again.size) == read(again, again.size)
@@ -756,14 +756,14 @@ def test_A9_memory_that_remembers_is_cleared_by_a_purge(arenas: Arenas, shared: 
 def test_A9_uncommitted_memory_is_committed_on_demand() -> None:
     vm, arenas = Vm(), Arenas()
     _, address = vm.reserve(4 * BLOCK, BLOCK)
-    id = arenas.manage(address, 4 * BLOCK, committed=False, zero=True)
-    block = arenas.allocate(2 * BLOCK, arena=id)
+    arena = arenas.manage(address, 4 * BLOCK, committed=False, zero=True)
+    block = arenas.allocate(2 * BLOCK, arena=arena)
 
     assert (address, 2 * BLOCK) == (block.address, arenas.stats()["committed_bytes"])
     write(block)
     arenas.free(block)
     arenas.purge(force=True)
-    write(arenas.allocate(4 * BLOCK, arena=id))
+    write(arenas.allocate(4 * BLOCK, arena=arena))
     arenas.close(force=True)
     assert 0 == vm.unmap(address, 4 * BLOCK)
 
@@ -773,8 +773,8 @@ def test_A9_huge_pages_are_pinned(arenas: Arenas) -> None:
     memory = room(2)
     with pytest.raises(ValueError, match="committed"):
         arenas.manage(memory, committed=False, zero=True, large=True)
-    id = arenas.manage(memory, committed=True, zero=True, large=True)
-    block = arenas.allocate(BLOCK, arena=id, allow_large=True)
+    arena = arenas.manage(memory, committed=True, zero=True, large=True)
+    block = arenas.allocate(BLOCK, arena=arena, allow_large=True)
     assert block.pinned
     arenas.free(block)
     assert 0 == arenas.stats()["scheduled_bytes"]
@@ -783,12 +783,17 @@ def test_A9_huge_pages_are_pinned(arenas: Arenas) -> None:
 
 def test_A9_wrong_ranges_are_refused(arenas: Arenas) -> None:
     memory = room(4)
-    id = arenas.manage(memory, committed=True, zero=True)
-    address, size = arenas.area(id)
+    arena = arenas.manage(memory, committed=True, zero=True)
+    address, size = arenas.area(arena)
     own, _ = arenas.area(arenas.reserve(2 * BLOCK))
     before = arenas.stats()
 
-    for start, length in [(address, size), (address - BLOCK, 2 * BLOCK), (address + size - BLOCK, 2 * BLOCK), (own, BLOCK)]:
+    for start, length in [
+        (address, size),
+        (address - BLOCK, 2 * BLOCK),
+        (address + size - BLOCK, 2 * BLOCK),
+        (own, BLOCK),
+    ]:
         with pytest.raises(ValueError, match="overlaps"):
             arenas.manage(start, length, committed=True, zero=True)
     for start, length in [(address + 1, BLOCK), (1 << 40, 4096), ((1 << 64) - BLOCK, 8 * BLOCK)]:
@@ -960,13 +965,13 @@ def test_A11_after_close_only_close_works() -> None:
         lambda: arenas.manage(1 << 40, BLOCK, committed=True, zero=True),
         lambda: arenas.reserve_huge(1),
         lambda: arenas.reserve_huge_interleaved(1),
-        lambda: arenas.purge(),
+        arenas.purge,
         lambda: arenas.picture(1),
         lambda: arenas.area(1),
         lambda: arenas.contains(1),
-        lambda: arenas.stats(),
-        lambda: arenas.check(),
-        lambda: arenas.__enter__(),
+        arenas.stats,
+        arenas.check,
+        arenas.__enter__,
     ):
         with pytest.raises(ValueError, match="closed"):
             call()

@@ -75,21 +75,21 @@ class ArenaMachine(RuleBasedStateMachine):
             with pytest.raises(OutOfMemory):
                 self.arenas.reserve(blocks * BLOCK, exclusive=exclusive)
             return
-        id = self.arenas.reserve(blocks * BLOCK - 5, exclusive=exclusive, numa_node=node, commit=commit)
+        number = self.arenas.reserve(blocks * BLOCK - 5, exclusive=exclusive, numa_node=node, commit=commit)
         model = Model(blocks, exclusive, node)
         model.committed = [commit] * blocks
         self.models.append(model)
-        assert len(self.models) == id
+        assert len(self.models) == number
 
     def choose(self, n: int, arena: int | None, node: int) -> int | None:
-        """Return the id of the arena that has to serve."""
+        """Return the number of the arena that has to serve."""
         if arena is not None:
             return arena if self.models[arena - 1].lowest(n) is not None else None
-        open_to_all = [(id, m) for id, m in enumerate(self.models, 1) if not m.exclusive]
-        near = [id for id, m in open_to_all if node == -1 or m.node in (-1, node)]
-        for id in near + [id for id, _ in open_to_all if id not in near]:
-            if self.models[id - 1].lowest(n) is not None:
-                return id
+        open_to_all = [(number, m) for number, m in enumerate(self.models, 1) if not m.exclusive]
+        near = [number for number, m in open_to_all if node == -1 or m.node in (-1, node)]
+        for number in near + [number for number, _ in open_to_all if number not in near]:
+            if self.models[number - 1].lowest(n) is not None:
+                return number
         if len(self.models) < self.most:
             self.models.append(Model(max(n, 3), exclusive=False, node=node))
             return len(self.models)
@@ -108,34 +108,34 @@ class ArenaMachine(RuleBasedStateMachine):
             with pytest.raises(ValueError, match="arena"):
                 self.arenas.allocate(size, arena=arena)
             return multiple()
-        id = self.choose(n, arena, node)
-        if id is None and (arena is not None or self.limited):
+        number = self.choose(n, arena, node)
+        if number is None and (arena is not None or self.limited):
             with pytest.raises(OutOfMemory):
                 self.arenas.allocate(size, arena=arena, numa_node=node)
             return multiple()
         block = self.arenas.allocate(size, arena=arena, numa_node=node, commit=commit)
         assert n * BLOCK == block.size
-        if id is None:
+        if number is None:
             assert ("os", None, None, commit, True) == (
                 block.kind, block.arena, block.block_index, block.initially_committed, block.initially_zero,
             )  # fmt: skip
             self.direct[block.address] = n
         else:
-            self.expect(self.models[id - 1], id, block, commit)
+            self.expect(self.models[number - 1], number, block, commit)
         if block.initially_committed:
             self.touch(block)
         return block
 
-    def expect(self, model: Model, id: int, block: ArenaBlock, commit: bool) -> None:
+    def expect(self, model: Model, number: int, block: ArenaBlock, commit: bool) -> None:
         n = block.size // BLOCK
         at = model.lowest(n)
         assert at is not None
         run = range(at, at + n)
-        assert ("arena", id, at, model.exclusive, commit or all(model.committed[i] for i in run)) == (
+        assert ("arena", number, at, model.exclusive, commit or all(model.committed[i] for i in run)) == (
             block.kind, block.arena, block.block_index, block.exclusive, block.initially_committed,
         )  # fmt: skip
         assert block.initially_zero == (not any(model.dirty[i] for i in run))
-        assert self.arenas.area(id)[0] + at * BLOCK == block.address
+        assert self.arenas.area(number)[0] + at * BLOCK == block.address
         for i in run:
             model.live[i] = model.dirty[i] = True
             model.scheduled[i] = False
@@ -210,9 +210,9 @@ class ArenaMachine(RuleBasedStateMachine):
         if not hasattr(self, "arenas"):
             return
         self.arenas.check()
-        for id, model in enumerate(self.models, 1):
+        for number, model in enumerate(self.models, 1):
             drawn = "".join(".x"[live] for live in model.live)
-            assert "\n".join(drawn[i : i + 64] for i in range(0, len(drawn), 64)) == self.arenas.picture(id)
+            assert "\n".join(drawn[i : i + 64] for i in range(0, len(drawn), 64)) == self.arenas.picture(number)
         stats = self.arenas.stats()
         assert {
             "arenas": len(self.models),

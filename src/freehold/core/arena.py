@@ -1,7 +1,7 @@
 """Blocks of 4 MiB: from an arena that suits, from a new one where none has room, or straight from the OS.
 
-Thread-safety: any thread, any time; nothing waits. Blocks are claimed in atomic bitmaps; of threads that find no room at
-once, one adds an arena and the others look again.
+Thread-safety: any thread, any time; nothing waits. Blocks are claimed in atomic bitmaps; of threads that find no room
+at once, one adds an arena and the others look again.
 Invariants: a refused request has changed nothing; a free that is wrong is told so and changes nothing; a block's bit in
 `live` is set while a caller has it.
 Does not remember who has a block, read a clock, or purge what is not told to be idle.
@@ -214,7 +214,7 @@ def arenas_growth(s: cython.pointer[Arenas], count: uint32_t, size: uint64_t) ->
     eighth: uint64_t = round_down((space_size() - space_taken_bytes()) // 8, BLOCK_BYTES)
     if count >= s.policy.most or size > eighth:
         return 0
-    reserve: uint64_t = least(s.policy.reserve_bytes if s.policy.virtual_reserve else s.policy.reserve_bytes // 4, eighth)
+    reserve: uint64_t = s.policy.reserve_bytes if s.policy.virtual_reserve else s.policy.reserve_bytes // 4
     doublings: uint32_t = count // 8
     while doublings > 0 and reserve < eighth:
         reserve *= 2
@@ -225,9 +225,7 @@ def arenas_growth(s: cython.pointer[Arenas], count: uint32_t, size: uint64_t) ->
 # ---- straight from the OS ----
 
 
-def arena_direct(
-    s: cython.pointer[Arenas], q: cython.pointer[ArenaRequest], id: cython.pointer[MemoryId]
-) -> uint64_t:
+def arena_direct(s: cython.pointer[Arenas], q: cython.pointer[ArenaRequest], id: cython.pointer[MemoryId]) -> uint64_t:
     blocks: uint64_t = arena_blocks(q.size)
     address: uint64_t = 0
     error: cython.int = arena_direct_map(s)
@@ -308,9 +306,9 @@ def arena_free(
 
 def arena_uncommit_unknown(a: cython.pointer[Arena], i: uint64_t, n: uint64_t) -> cython.bint:
     """Of a run some is committed, nobody says what."""
-    if a.kind == MEMORY_OS and not space_is_reserved():
-        if space_decommit(arena_address(a, i), n << BLOCK_SHIFT) != 0:
-            return False
+    unmap: cython.bint = a.kind == MEMORY_OS and not space_is_reserved()
+    if unmap and space_decommit(arena_address(a, i), n << BLOCK_SHIFT) != 0:
+        return False
     fields_clear(a.committed, i, n)
     return True
 

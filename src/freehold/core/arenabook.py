@@ -220,9 +220,7 @@ def arena_refused(why: cython.pointer[ArenaFailure], call: cython.int, error: cy
 # ---- a run of blocks, claimed by the caller ----
 
 
-def arena_commit(
-    a: cython.pointer[Arena], i: uint64_t, n: uint64_t, why: cython.pointer[ArenaFailure]
-) -> cython.bint:
+def arena_commit(a: cython.pointer[Arena], i: uint64_t, n: uint64_t, why: cython.pointer[ArenaFailure]) -> cython.bint:
     """Commit what of a run is not; what is keeps its contents."""
     end: uint64_t = i + n
     at: uint64_t = fields_next_clear(a.committed, i, end)

@@ -308,10 +308,9 @@ def arenas_reset(s: cython.pointer[Arenas]) -> cython.void:
 
 def arena_reset(a: cython.pointer[Arena]) -> cython.void:
     """A claimed block may be anything by now, so it is decommitted; where that is refused, it stays claimed."""
-    i: uint64_t = 0
+    i: uint64_t = fields_next_set(a.in_use, 0, a.blocks)
     while i < a.blocks:
-        i = fields_next_set(a.in_use, i, a.blocks)
-        if i < a.blocks and fields_next_set(a.live, i, i + 1) != i:
-            if a.large or arena_decommit(a, i, 1) == 0:
-                fields_clear(a.in_use, i, 1)
-        i += 1
+        claimed: cython.bint = fields_next_set(a.live, i, i + 1) != i
+        if claimed and (a.large or arena_decommit(a, i, 1) == 0):
+            fields_clear(a.in_use, i, 1)
+        i = fields_next_set(a.in_use, i + 1, a.blocks)

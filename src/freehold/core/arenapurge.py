@@ -2,8 +2,8 @@
 
 Thread-safety: any thread, any time. No lock: a flag lets one thread purge at a time, and a purge claims the blocks that
 it works on in `in_use`, like an allocation.
-Invariants: a scheduled block has its bit in `purge` set before the expiry is looked at, so that either the purge at work
-sees the block or a later one is due; a purge that the OS refuses changes nothing and is tried again.
+Invariants: a scheduled block has its bit in `purge` set before the expiry is looked at, so that either the purge at
+work sees the block or a later one is due; a purge that the OS refuses changes nothing and is tried again.
 Does not read a clock, and does not wait for blocks that others hold: they are no longer idle.
 Follows: mimalloc's delayed purge. Here runs are purged across fields, and known to read 0 afterwards.
 """

@@ -74,7 +74,7 @@ cdef int vm_will_need(uint64_t address, uint64_t size) noexcept nogil
 cdef int vm_bind(uint64_t address, uint64_t size, int node) noexcept nogil
 cdef int vm_map_file(int fd, uint64_t offset, uint64_t size, uint64_t *address) noexcept nogil
 cdef int vm_map_huge(uint64_t size, uint64_t huge_page_size, uint64_t *address) noexcept nogil  # hugetlb pages of 2 MiB or 1 GiB
-cdef int vm_map_huge_at(uint64_t address, uint64_t huge_page_size, bint reserved) noexcept nogil  # one such page; EEXIST unless `reserved` and anything is there
+cdef int vm_map_huge_at(uint64_t address, uint64_t huge_page_size, bint reserved) noexcept nogil  # one page; EEXIST unless `reserved` if anything is there
 cdef int vm_map(uint64_t size, uint64_t *address) noexcept nogil                             # zeroed, writable: our own metadata
 cdef int vm_remap(uint64_t source, uint64_t source_size, uint64_t to, uint64_t size) noexcept nogil  # moves pages to reserved addresses
 cdef uint64_t vm_resident(uint64_t address, uint64_t size) noexcept nogil                     # bytes of it that are in memory; 0 if the OS does not say

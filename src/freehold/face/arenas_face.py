@@ -9,14 +9,15 @@ Does not: read a clock (time is what `free` and `purge` are told; a time limit o
 know that somebody still looks at a block.
 """
 
+import math
 import os
 from typing import NamedTuple
 from weakref import WeakSet
 
 import cython
 from cython.cimports.cpython.buffer import (
-    PyBUF_WRITABLE,
     Py_buffer,
+    PyBUF_WRITABLE,
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
@@ -25,7 +26,6 @@ from cython.cimports.freehold.core.arena import ArenaRequest, MemoryId, arena_al
 from cython.cimports.freehold.core.arenabook import (
     ARENA_COMMIT_AUTO,
     ARENA_NO_NODE,
-    ARENA_NO_ROOM,
     ARENA_OVERLAPS,
     ARENA_REFUSED,
     ARENA_TOO_MANY,
@@ -151,8 +151,8 @@ def purge_delay(delay_ms: object, multiplier: object) -> object:
     times = number_of("purge_multiplier", multiplier)
     if not times >= 0:
         raise ValueError(f"purge_multiplier must not be negative, but is {times}")
-    if delay != delay or times != times:
-        raise ValueError("purge_delay_ms and purge_multiplier must be numbers")
+    if math.isnan(delay):
+        raise ValueError("purge_delay_ms must be a number, not nan")
     if delay < 0:
         return -1
     return min(nanoseconds("purge_delay_ms", delay * times), LONGEST_NS)
@@ -199,7 +199,8 @@ class Arenas:
     Args:
         reserve_size: what a new arena reserves when none has room; doubled after every eight arenas.
         max_arenas: how many there may be, at most 512.
-        eager_commit: 1: new arenas are committed as a whole; 0: as needed; ``'auto'``: as a whole if the OS overcommits.
+        eager_commit: 1: new arenas are committed as a whole; 0: as needed; ``'auto'``: as a whole if the OS
+            overcommits.
         purge_delay_ms: how long freed blocks keep their memory; 0: no time; negative: for ever.
         purge_multiplier: by what the delay is multiplied.
         limit_os_alloc: nothing comes straight from the OS.
@@ -401,9 +402,7 @@ class Arenas:
         try:
             return Export(exporter)
         except TypeError:
-            raise TypeError(
-                f"buffer_or_address must be a buffer or an int, not {type(exporter).__name__}"
-            ) from None
+            raise TypeError(f"buffer_or_address must be a buffer or an int, not {type(exporter).__name__}") from None
 
     @cython.cfunc
     def _manage(
@@ -515,9 +514,7 @@ class Arenas:
 
     # ---- blocks ----
 
-    def allocate(
-        self, size, *, alignment=0, commit=True, allow_large=False, arena=None, numa_node=-1
-    ) -> ArenaBlock:
+    def allocate(self, size, *, alignment=0, commit=True, allow_large=False, arena=None, numa_node=-1) -> ArenaBlock:
         """Hand out the lowest free run of blocks in an arena that suits; in a new one, or straight from the OS.
 
         Args:
