@@ -29,6 +29,12 @@ cdef uint64_t arena_allocate(Arenas *s, ArenaRequest *q, MemoryId *id) noexcept 
 # FREE_OK, _DOUBLE or _FOREIGN; of `size` bytes the caller says `committed` still are; any run of live blocks will do
 cdef int arena_free(Arenas *s, uint64_t address, uint64_t size, const MemoryId *id, uint64_t committed) noexcept nogil
 
+# The process's own set, which the layers above share. What they free has been idle long enough: its memory goes back at once.
+cdef int arenas_boot() noexcept nogil                                  # 0 or the errno; idempotent
+cdef Arenas *arenas_home() noexcept nogil
+cdef uint64_t arenas_take(uint64_t size, uint64_t align, ArenaFailure *why) noexcept nogil  # committed, reads 0; 0: see why
+cdef int arenas_give(uint64_t address, uint64_t size) noexcept nogil   # whole blocks, all of them taken; FREE_…
+
 # inside arena
 cdef uint64_t arena_search(Arenas *s, uint32_t count, ArenaRequest *q, MemoryId *id) noexcept nogil
 cdef bint arena_suits(Arena *a, const ArenaRequest *q) noexcept nogil

@@ -11,23 +11,28 @@ Follows: mimalloc's arenas; the lowest run of an arena is what is handed out.
 import cython
 from cython.cimports.freehold.core.arena import ArenaRequest, MemoryId
 from cython.cimports.freehold.core.arenabook import (
+    ARENA_COMMIT_LATER,
     ARENA_NO_NODE,
     ARENA_NO_ROOM,
     ARENA_OK,
     ARENA_RACED,
     ARENA_UNKNOWN,
+    ARENAS_MOST,
     MEMORY_ARENA,
     MEMORY_EXTERNAL,
     MEMORY_OS,
     Arena,
     ArenaFailure,
+    ArenaPolicy,
     Arenas,
     arena_address,
     arena_commit,
     arena_refused,
     arena_unmap,
+    arenas_around,
     arenas_direct,
     arenas_find,
+    arenas_next,
 )
 from cython.cimports.freehold.core.arenamake import (
     ArenaShape,
@@ -35,6 +40,7 @@ from cython.cimports.freehold.core.arenamake import (
     arena_from_space,
     arena_give_back,
     arenas_add,
+    arenas_open,
 )
 from cython.cimports.freehold.core.arenapurge import arena_schedule
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_OK
@@ -82,13 +88,76 @@ from cython.cimports.freehold.core.vm import (
     vm_bind,
     vm_facts,
     vm_map,
+    vm_purge_now,
     vm_unmap_metadata,
 )
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
+the_arenas = cython.declare(Arenas)  # opened at boot
+
 
 def arena_blocks(size: uint64_t) -> uint64_t:
     return (size >> BLOCK_SHIFT) + (size & (BLOCK_BYTES - 1) != 0)
+
+
+# ---- the process's own set ----
+
+
+def arenas_boot() -> cython.int:
+    if the_arenas.policy.most:
+        return 0
+    policy = cython.declare(ArenaPolicy)
+    memset(cython.address(policy), 0, cython.sizeof(ArenaPolicy))
+    policy.reserve_bytes = cython.cast(uint64_t, 1) << 30
+    policy.most = ARENAS_MOST
+    policy.eager_commit = ARENA_COMMIT_LATER
+    policy.virtual_reserve = space_is_reserved()
+    policy.bind = True
+    arenas_open(cython.address(the_arenas), cython.address(policy))
+    return arena_direct_map(cython.address(the_arenas))
+
+
+def arenas_home() -> cython.pointer[Arenas]:
+    return cython.address(the_arenas)
+
+
+def arenas_take(size: uint64_t, align: uint64_t, why: cython.pointer[ArenaFailure]) -> uint64_t:
+    q = cython.declare(ArenaRequest)
+    id = cython.declare(MemoryId)
+    memset(cython.address(q), 0, cython.sizeof(ArenaRequest))
+    q.size = size
+    q.align = align
+    q.node = ARENA_NO_NODE
+    q.commit = True
+    address: uint64_t = arena_allocate(cython.address(the_arenas), cython.address(q), cython.address(id))
+    why[0] = q.why
+    if address and not id.zero and vm_purge_now(address, size) != 0:  # it came back when the OS refused to decommit it
+        memset(cython.cast(cython.p_void, address), 0, size)
+    return address
+
+
+def arenas_give(address: uint64_t, size: uint64_t) -> cython.int:
+    """Neighbours may come from several arenas, and straight from the OS: each part goes where it is from."""
+    s: cython.pointer[Arenas] = cython.address(the_arenas)
+    end: uint64_t = address + size
+    id = cython.declare(MemoryId)
+    memset(cython.address(id), 0, cython.sizeof(MemoryId))
+    while address < end:
+        a: cython.pointer[Arena] = arenas_around(s, address)
+        part: uint64_t = end - address
+        id.kind = MEMORY_OS
+        if a != cython.NULL:
+            id.kind = MEMORY_ARENA
+            id.arena = a.id
+            id.block = (address - a.base) >> BLOCK_SHIFT
+            part = least(part, (a.blocks - id.block) << BLOCK_SHIFT)
+        else:
+            part = least(part, arenas_next(s, address) - address)
+        reason: cython.int = arena_free(s, address, part, cython.address(id), part)
+        if reason != FREE_OK:
+            return reason
+        address += part
+    return FREE_OK
 
 
 # ---- allocate ----

@@ -97,6 +97,8 @@ cdef inline uint64_t arena_address(Arena *a, uint64_t i) noexcept nogil:
     return a.base + (i << 22)       # BLOCK_SHIFT
 
 cdef Arena *arenas_find(Arenas *s, uint64_t id) noexcept nogil                          # NULL: no such arena
+cdef Arena *arenas_around(Arenas *s, uint64_t address) noexcept nogil                   # NULL: it lies in none
+cdef uint64_t arenas_next(Arenas *s, uint64_t address) noexcept nogil                   # where the next one above begins; NOWHERE
 cdef bint arenas_contain(Arenas *s, uint64_t address) noexcept nogil
 cdef uint64_t arenas_live(Arenas *s) noexcept nogil                                     # blocks handed out
 cdef void arenas_note_time(Arenas *s, uint64_t now) noexcept nogil                      # it never goes back

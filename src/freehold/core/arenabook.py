@@ -33,6 +33,7 @@ from cython.cimports.freehold.core.fields import (
     fields_set,
 )
 from cython.cimports.freehold.core.machine import (
+    NOWHERE,
     add64_relaxed,
     least,
     load32_acquire,
@@ -75,13 +76,27 @@ def arenas_direct(s: cython.pointer[Arenas]) -> cython.pointer[uint64_t]:
     return cython.cast(cython.pointer[uint64_t], load64_acquire(cython.address(s.direct)))
 
 
-def arenas_contain(s: cython.pointer[Arenas], address: uint64_t) -> cython.bint:
+def arenas_around(s: cython.pointer[Arenas], address: uint64_t) -> cython.pointer[Arena]:
     i: uint32_t = load32_acquire(cython.address(s.count))
     while i > 0:
         i -= 1
         if address - s.arena[i].base < s.arena[i].blocks << BLOCK_SHIFT:  # wraps below: then it is too large
-            return True
-    return False
+            return s.arena[i]
+    return cython.NULL
+
+
+def arenas_next(s: cython.pointer[Arenas], address: uint64_t) -> uint64_t:
+    next: uint64_t = NOWHERE
+    i: uint32_t = load32_acquire(cython.address(s.count))
+    while i > 0:
+        i -= 1
+        if s.arena[i].base > address:
+            next = least(next, s.arena[i].base)
+    return next
+
+
+def arenas_contain(s: cython.pointer[Arenas], address: uint64_t) -> cython.bint:
+    return arenas_around(s, address) != cython.NULL
 
 
 def arenas_live(s: cython.pointer[Arenas]) -> uint64_t:

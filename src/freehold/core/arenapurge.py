@@ -12,6 +12,7 @@ import cython
 from cython.cimports.freehold.core.arenabook import (
     Arena,
     Arenas,
+    arena_address,
     arena_decommit,
     arenas_note_time,
     arenas_time,
@@ -32,6 +33,7 @@ from cython.cimports.freehold.core.machine import (
     swap64_if,
 )
 from cython.cimports.freehold.core.space import BLOCK_SHIFT
+from cython.cimports.freehold.core.vm import vm_purge_now
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 
@@ -40,7 +42,8 @@ def arena_schedule(s: cython.pointer[Arenas], a: cython.pointer[Arena], i: uint6
     if a.large or s.policy.delay_ns < 0:
         return
     if s.policy.delay_ns == 0:
-        arena_purge_run(s, a, i, n)
+        if not arena_purge_run(s, a, i, n):  # nothing is tried again: keep the range, not the memory
+            vm_purge_now(arena_address(a, i), n << BLOCK_SHIFT)
         return
     fields_set(a.purge, i, n)
     arena_put_off(s, a)

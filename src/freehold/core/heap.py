@@ -7,6 +7,8 @@ Before a request is refused, everything idle is given back and it is tried once 
 """
 
 import cython
+from cython.cimports.freehold.core.arena import arenas_boot, arenas_home
+from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
 from cython.cimports.freehold.core.cache import (
     DIRECT_LIMIT,
     ClassCounts,
@@ -174,6 +176,8 @@ def heap_boot() -> cython.int:
     fault_boot()
     sizes_boot()
     error: cython.int = space_boot()
+    if not error:
+        error = arenas_boot()
     if not error:
         error = cache_boot()
     if not error:
@@ -566,11 +570,13 @@ def heap_before_fork() -> cython.void:
     large_lock_all(the_large)
     runs_lock(the_runs)
     cache_fork_lock()
+    arenas_lock(arenas_home())
     space_lock()
 
 
 def heap_after_fork_in_parent() -> cython.void:
     space_unlock()
+    arenas_unlock(arenas_home())
     cache_fork_unlock()
     runs_unlock(the_runs)
     large_unlock_all(the_large)
@@ -579,6 +585,7 @@ def heap_after_fork_in_parent() -> cython.void:
 
 def heap_after_fork_in_child() -> cython.void:
     space_reset()
+    arenas_reset(arenas_home())
     cache_fork_reset()
     runs_reset(the_runs)
     large_reset(the_large)

@@ -9,6 +9,8 @@ Follows: Go's heap over its page allocator, whose spans these runs are, without 
 """
 
 import cython
+from cython.cimports.freehold.core.arena import arenas_give, arenas_take
+from cython.cimports.freehold.core.arenabook import ArenaFailure
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_INTERIOR, FREE_OK
 from cython.cimports.freehold.core.idle import idle_fell, idle_tick
 from cython.cimports.freehold.core.machine import NOWHERE, least, memset, most, round_up
@@ -38,13 +40,8 @@ from cython.cimports.freehold.core.space import (
     LAYER_PAGES,
     owner_note,
     owner_word,
-    space_commit,
-    space_decommit,
-    space_give_back,
-    space_is_reserved,
     space_own,
     space_owner,
-    space_take,
 )
 from cython.cimports.freehold.core.sync import RANK_RUNS, mutex_init, mutex_lock, mutex_reset, mutex_unlock
 from cython.cimports.freehold.core.vm import vm_advise_huge, vm_advise_no_huge, vm_map
@@ -197,14 +194,13 @@ def runs_grow(r: cython.pointer[Runs], npages: uint64_t) -> cython.bint:
     """Take chunks: one at first, then an eighth of what there is, up to 64 MiB; fewer where so many can not be had."""
     needed: uint64_t = (npages + RUN_CHUNK_PAGES - 1) // RUN_CHUNK_PAGES
     chunks: uint64_t = most(needed, least(r.chunks // 8, 16))
-    base: uint64_t = 0
-    while space_take(chunks, 1, cython.address(base)) != 0 or space_commit(base, chunks << BLOCK_SHIFT) != 0:
-        if base:
-            space_give_back(base, chunks)
-            base = 0
-        if chunks == needed:
-            return False
+    why = cython.declare(ArenaFailure)
+    base: uint64_t = arenas_take(chunks << BLOCK_SHIFT, 0, cython.address(why))
+    if base == 0 and chunks > needed:
         chunks = needed
+        base = arenas_take(chunks << BLOCK_SHIFT, 0, cython.address(why))
+    if base == 0:
+        return False
     i: uint64_t = 0
     while i < chunks:
         table: uint64_t = runs_take_table(r)
@@ -242,7 +238,7 @@ def runs_take_table(r: cython.pointer[Runs]) -> uint64_t:
 
 
 def runs_drop_chunks(r: cython.pointer[Runs], base: uint64_t, chunks: uint64_t) -> cython.void:
-    """Give chunks back to the space, their tables (all zero: no run is live) to the spare ones. Under the lock."""
+    """Give chunks back to the arenas, their tables (all zero: no run is live) to the spare ones. Under the lock."""
     i: uint64_t = 0
     while i < chunks:
         table: uint64_t = owner_note(space_owner(base + (i << BLOCK_SHIFT))) * RUN_TABLE_BYTES
@@ -250,10 +246,7 @@ def runs_drop_chunks(r: cython.pointer[Runs], base: uint64_t, chunks: uint64_t) 
             cython.cast(cython.pointer[uint64_t], table)[0] = cython.cast(uint64_t, r.tables)
             r.tables = cython.cast(cython.pointer[uint64_t], table)
         i += 1
-    space_own(base, chunks, 0)
-    if not space_is_reserved():
-        space_decommit(base, chunks << BLOCK_SHIFT)
-    space_give_back(base, chunks)
+    arenas_give(base, chunks << BLOCK_SHIFT)
 
 
 # ---- giving back ----

@@ -13,6 +13,3 @@ cdef uint64_t span_allocate(uint64_t heap, uint64_t size, uint64_t align, bint h
 cdef int span_deallocate(uint64_t address, uint64_t owner) noexcept nogil             # FREE_ reason
 cdef uint64_t span_size(uint64_t address) noexcept nogil                              # 0: no span begins there
 cdef void span_read_stats(SpanStats *into) noexcept nogil
-
-# inside span
-cdef void span_unmap(uint64_t address, uint64_t blocks) noexcept nogil

@@ -1,4 +1,4 @@
-"""Several 4 MiB blocks of the space for one request: beyond the largest class, or aligned beyond any.
+"""Several 4 MiB blocks of the arenas for one request: beyond the largest class, or aligned beyond any.
 
 Thread-safety: the first block's owner word says that a span is live; taking that word away is one atomic step, so of
 two threads that free a span one is told that it was free already.
@@ -7,6 +7,8 @@ Follows: every allocator's path of last resort.
 """
 
 import cython
+from cython.cimports.freehold.core.arena import arenas_give, arenas_take
+from cython.cimports.freehold.core.arenabook import ArenaFailure
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_INTERIOR, FREE_OK
 from cython.cimports.freehold.core.machine import add64_relaxed, load64_relaxed, most, sub64_relaxed
 from cython.cimports.freehold.core.space import (
@@ -15,14 +17,9 @@ from cython.cimports.freehold.core.space import (
     LAYER_HUGE,
     owner_note,
     owner_word,
-    space_commit,
-    space_decommit,
     space_disown,
-    space_give_back,
-    space_is_reserved,
     space_own,
     space_owner,
-    space_take,
 )
 from cython.cimports.freehold.core.span import SpanStats
 from cython.cimports.freehold.core.vm import vm_advise_huge
@@ -33,11 +30,9 @@ span_counts = cython.declare(SpanStats)
 
 def span_allocate(heap: uint64_t, size: uint64_t, align: uint64_t, huge_pages: cython.bint) -> uint64_t:
     blocks: uint64_t = most(1, (size + BLOCK_BYTES - 1) >> BLOCK_SHIFT)
-    address: uint64_t = 0
-    if space_take(blocks, align >> BLOCK_SHIFT, cython.address(address)) != 0:
-        return 0
-    if space_commit(address, blocks << BLOCK_SHIFT) != 0:
-        space_give_back(address, blocks)
+    why = cython.declare(ArenaFailure)
+    address: uint64_t = arenas_take(blocks << BLOCK_SHIFT, align, cython.address(why))
+    if address == 0:
         return 0
     if huge_pages:
         vm_advise_huge(address, blocks << BLOCK_SHIFT)
@@ -58,14 +53,8 @@ def span_deallocate(address: uint64_t, owner: uint64_t) -> cython.int:
     space_own(address + BLOCK_BYTES, blocks - 1, 0)
     sub64_relaxed(cython.address(span_counts.live), 1)
     sub64_relaxed(cython.address(span_counts.live_bytes), blocks << BLOCK_SHIFT)
-    span_unmap(address, blocks)
+    arenas_give(address, blocks << BLOCK_SHIFT)
     return FREE_OK
-
-
-def span_unmap(address: uint64_t, blocks: uint64_t) -> cython.void:
-    """Where the OS refuses to unmap, the addresses stay taken for good: nothing may be placed over what is mapped."""
-    if space_is_reserved() or space_decommit(address, blocks << BLOCK_SHIFT) == 0:
-        space_give_back(address, blocks)
 
 
 def span_size(address: uint64_t) -> uint64_t:
