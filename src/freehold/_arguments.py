@@ -42,3 +42,13 @@ def power_of_two(name: str, value: Any, least: int = 1, most: int = WORD // 2) -
     if number & (number - 1):
         raise ValueError(f"{name} must be a power of two, not {number}")
     return number
+
+
+def nanoseconds(name: str, value: Any) -> int:
+    """Return a time in milliseconds, int or float, as whole nanoseconds; what is too long for them is for ever."""
+    if not isinstance(value, float):
+        value = any_integer(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative, but is {value}")
+    longest = WORD // 2 - 1
+    return longest if value > longest // 1_000_000 else int(value * 1_000_000)

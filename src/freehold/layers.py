@@ -20,6 +20,7 @@ from freehold.errors import (
     OutOfMemory,
     UnsuitableAlignment,
 )
+from freehold.face.arenas_face import Arenas
 from freehold.face.large_pools import LargePools
 from freehold.face.page_allocator import PageAllocator
 from freehold.face.primary_face import Primary
@@ -29,6 +30,7 @@ from freehold.face.vm_face import DEBUG, Vm, fail
 
 __all__ = [
     "DEBUG",
+    "Arenas",
     "BadFree",
     "BlocksLive",
     "Disabled",

@@ -51,6 +51,18 @@ def program(name: str) -> Path:
     return binary
 
 
+@cache
+def preloaded(name: str) -> Path:
+    """Compile a program as a library to be preloaded, and return its path."""
+    library = Path(folder().name) / f"{name}.so"
+    subprocess.run(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", SOURCES / f"{name}.c", "-o", library, "-ldl"],
+        env=CLEAN,
+        check=True,
+    )
+    return library
+
+
 def figures(name: str, *arguments: object, **environment: str) -> dict[str, int]:
     """Run a program, which must end well and say nothing on stderr; return the figures that it prints."""
     done = subprocess.run(

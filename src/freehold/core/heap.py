@@ -9,6 +9,7 @@ them, and it is tried once more.
 
 import cython
 from cython.cimports.freehold.core.account import HeapStats, account_check, account_read
+from cython.cimports.freehold.core.arena import arenas_boot
 from cython.cimports.freehold.core.budget import budget_left, budget_refusals, budget_set_limit
 from cython.cimports.freehold.core.cache import (
     DIRECT_LIMIT,
@@ -104,6 +105,8 @@ def heap_boot() -> cython.int:
     fault_boot()
     sizes_boot()
     error: cython.int = space_boot()
+    if not error:
+        error = arenas_boot()
     if not error:
         error = cache_boot()
     if not error:

@@ -17,6 +17,8 @@ from cython.cimports.freehold.core.account import (
     account_live,
     account_read,
 )
+from cython.cimports.freehold.core.arena import arenas_home
+from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
 from cython.cimports.freehold.core.cache import cache_adopt, cache_all_outside, cache_on_activity, thread_id
 from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gate_open, gate_shut
 from cython.cimports.freehold.core.heaps import HEAP_BUSY, at_fork
@@ -53,6 +55,7 @@ from cython.cimports.freehold.core.runs import runs_lock, runs_reset, runs_unloc
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.space import space_lock, space_reset, space_unlock
 from cython.cimports.freehold.core.sync import (
+    RANK_ARENA,
     RANK_HEAP,
     RANK_HEAPS,
     RANK_INSTALL,
@@ -116,6 +119,7 @@ def heaps_cover_fork() -> cython.void:
     fork_cover(RANK_LARGE, fork_nothing, fork_nothing, fork_nothing)  # with those of the refills
     fork_cover(RANK_RUNS, heaps_fork_lock_runs, heaps_fork_unlock_runs, heaps_fork_reset_runs)
     fork_cover(RANK_PAGES, fork_nothing, fork_nothing, fork_nothing)  # with its runs
+    fork_cover(RANK_ARENA, heaps_fork_lock_arenas, heaps_fork_unlock_arenas, heaps_fork_reset_arenas)
     fork_cover(RANK_SPACE, space_lock, space_unlock, space_reset)
     fork_cover(RANK_LEAF, fork_nothing, fork_nothing, fork_nothing)  # tests alone have one
     must(fork_uncovered() == 0, b"each rank of locks says how it is held across a fork")
@@ -426,6 +430,18 @@ def heaps_fork_unlock_large() -> cython.void:
 
 def heaps_fork_reset_large() -> cython.void:
     large_reset(the_default_heap.large)
+
+
+def heaps_fork_lock_arenas() -> cython.void:
+    arenas_lock(arenas_home())
+
+
+def heaps_fork_unlock_arenas() -> cython.void:
+    arenas_unlock(arenas_home())
+
+
+def heaps_fork_reset_arenas() -> cython.void:
+    arenas_reset(arenas_home())
 
 
 def heaps_fork_lock_runs() -> cython.void:

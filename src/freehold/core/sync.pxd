@@ -16,9 +16,10 @@ cdef enum:                          # the ranks, outermost first; keep `rank_nam
     RANK_PAGES = 8                  # a page allocator
     RANK_CACHES = 9                 # the list of thread caches
     RANK_REGION = 10                # one region of a primary; many, in order of address
-    RANK_SPACE = 11                 # which blocks of the reservation are taken
-    RANK_LEAF = 12                  # nothing is taken under it
-    RANKS = 13
+    RANK_ARENA = 11                 # which arenas a set of them has
+    RANK_SPACE = 12                 # which blocks of the reservation are taken
+    RANK_LEAF = 13                  # nothing is taken under it
+    RANKS = 14
 
 cdef struct Mutex:
     uint32_t word                   # 0 free, 1 held, 2 held and waited for; atomic

@@ -25,6 +25,7 @@ from cython.cimports.freehold.core.machine import (
 )
 from cython.cimports.freehold.core.sync import (
     MOST_HELD,
+    RANK_ARENA,
     RANK_CACHES,
     RANK_HEAP,
     RANK_HEAPS,
@@ -127,6 +128,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"caches"
     if rank == RANK_REGION:
         return b"region"
+    if rank == RANK_ARENA:
+        return b"arena"
     if rank == RANK_SPACE:
         return b"space"
     if rank == RANK_LEAF:

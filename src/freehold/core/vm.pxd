@@ -74,6 +74,7 @@ cdef int vm_will_need(uint64_t address, uint64_t size) noexcept nogil
 cdef int vm_bind(uint64_t address, uint64_t size, int node) noexcept nogil
 cdef int vm_map_file(int fd, uint64_t offset, uint64_t size, uint64_t *address) noexcept nogil
 cdef int vm_map_huge(uint64_t size, uint64_t huge_page_size, uint64_t *address) noexcept nogil  # hugetlb pages of 2 MiB or 1 GiB
+cdef int vm_map_huge_at(uint64_t address, uint64_t huge_page_size, bint reserved) noexcept nogil  # one page; EEXIST unless `reserved` if anything is there
 cdef int vm_map(uint64_t size, uint64_t *address) noexcept nogil                             # zeroed, writable: our own metadata
 cdef int vm_remap(uint64_t source, uint64_t to, uint64_t size) noexcept nogil                # moves pages without a copy; the source reads 0 from here on
 cdef uint64_t vm_resident(uint64_t address, uint64_t size) noexcept nogil                     # bytes of it that are in memory; 0 if the OS does not say
@@ -89,4 +90,5 @@ cdef int vm_must_fail(int call) noexcept nogil
 cdef int vm_count(int call, uint64_t size, uint64_t began, int error) noexcept nogil
 cdef int vm_mmap(uint64_t address, uint64_t size, int protection, int flags, int fd, uint64_t offset, uint64_t *got) noexcept nogil
 cdef int vm_advise(int call, uint64_t address, uint64_t size, int advice) noexcept nogil
+cdef int vm_huge_flags(uint64_t huge_page_size) noexcept nogil
 cdef int vm_map_at(uint64_t address, uint64_t size, int protection) noexcept nogil

@@ -465,17 +465,33 @@ def vm_map_file(fd: cython.int, offset: uint64_t, size: uint64_t, address: cytho
     return vm_count(VM_MAP_FILE, size, began, error)
 
 
+def vm_huge_flags(huge_page_size: uint64_t) -> cython.int:
+    """The flag carries log2 of the size, from bit MAP_HUGE_SHIFT on."""
+    kind: uint32_t = cython.cast(uint32_t, ctz(huge_page_size)) << 26
+    return MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | cython.cast(cython.int, kind)
+
+
 def vm_map_huge(size: uint64_t, huge_page_size: uint64_t, address: cython.pointer[uint64_t]) -> cython.int:
     began: uint64_t = now_ns()
     error: cython.int = vm_must_fail(VM_MAP_HUGE)
     if not error and (huge_page_size == 0 or huge_page_size & (huge_page_size - 1)):
         error = EINVAL
     if not error:
-        # The flag carries log2 of the size, from bit MAP_HUGE_SHIFT on.
-        kind: uint32_t = cython.cast(uint32_t, ctz(huge_page_size)) << 26
-        flags: cython.int = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | cython.cast(cython.int, kind)
-        error = vm_mmap(0, size, PROT_READ | PROT_WRITE, flags, -1, 0, address)
+        error = vm_mmap(0, size, PROT_READ | PROT_WRITE, vm_huge_flags(huge_page_size), -1, 0, address)
     return vm_count(VM_MAP_HUGE, size, began, error)
+
+
+def vm_map_huge_at(address: uint64_t, huge_page_size: uint64_t, reserved: cython.bint) -> cython.int:
+    began: uint64_t = now_ns()
+    error: cython.int = vm_must_fail(VM_MAP_HUGE)
+    at: uint64_t = 0
+    flags: cython.int = vm_huge_flags(huge_page_size) | (MAP_FIXED if reserved else MAP_FIXED_NOREPLACE)
+    if not error:
+        error = vm_mmap(address, huge_page_size, PROT_READ | PROT_WRITE, flags, -1, 0, cython.address(at))
+    if not error and at != address:  # kernels before 4.17 take the address as a hint
+        munmap(cython.cast(cython.p_void, at), huge_page_size)
+        error = EEXIST
+    return vm_count(VM_MAP_HUGE, huge_page_size, began, error)
 
 
 def vm_map(size: uint64_t, address: cython.pointer[uint64_t]) -> cython.int:

@@ -47,7 +47,7 @@ from cython.cimports.freehold.core.sizes import sizes_default
 from cython.cimports.freehold.core.vm import vm_call_name, vm_will_need
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
-from freehold._arguments import WORD, any_integer, integer
+from freehold._arguments import WORD, any_integer, integer, nanoseconds
 from freehold.errors import (
     BadFree,
     BlocksLive,
@@ -64,7 +64,6 @@ heap_boot()
 
 NO_HEAP = 0xFFFF  # the heap id that the owner table tells of these blocks
 EMPTY = 1 << 62  # the address of every empty block: no memory can be there, and any alignment is met
-LONGEST_NS = (1 << 63) - 1
 logger = logging.getLogger("freehold")
 alive = WeakSet()  # what a forked child has to tidy
 
@@ -90,18 +89,6 @@ LargeBlock.__module__ = "freehold.layers"
 @cython.exceptval(check=False)
 def this_thread() -> uint64_t:
     return cython.cast(uint64_t, PyThread_get_thread_ident())
-
-
-@cython.cfunc
-def nanoseconds(name: object, value: object) -> object:
-    """Return a time in milliseconds, int or float, as whole nanoseconds; what is too long for them is for ever."""
-    if not isinstance(value, float):
-        value = any_integer(name, value)
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative, but is {value}")
-    if value > LONGEST_NS // 1_000_000:
-        return LONGEST_NS
-    return int(value * 1_000_000)
 
 
 @cython.cfunc
