@@ -129,15 +129,16 @@ CRIMES = {
         "freehold: fatal: lock 'large' taken while holding lock 'pages'\n",
     ),
     "equal_ranks_downward": (
-        "low, high = sorted((Lock(9), Lock(9)), key=lambda lock: lock.address); high.lock(); low.lock()",
+        f"low, high = sorted((Lock({rank('region')}), Lock({rank('region')})), key=lambda lock: lock.address)\n"
+        "high.lock(); low.lock()",
         "freehold: fatal: lock 'region' taken while holding lock 'region'\n",
     ),
     "recursion": (
-        "leaf = Lock(11); leaf.lock(); leaf.lock()",
+        f"leaf = Lock({rank('leaf')}); leaf.lock(); leaf.lock()",
         "freehold: fatal: lock 'leaf' taken while holding lock 'leaf'\n",
     ),
     "unlock_of_a_free_lock": (
-        "Lock(10).unlock()",
+        f"Lock({rank('space')}).unlock()",
         "freehold: fatal: lock 'space' released by a thread that does not hold it\n",
     ),
     "lock_kept_on_leaving": (
