@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_H2_arrays_are_aligned_and_zeros_are_zero() -> None:
     """To 64 bytes, in every size."""
     heap = Heap()
     for size in (1, 100, 5000, 200_000, 3 * MIB):
-        np.asarray(heap.full(size, 7, "u1"))
+        heap.full(size, 7, "u1")
         array = heap.zeros(size, "u1")
         assert 0 == array.ctypes.data % 64
         assert not array.any()
@@ -86,7 +87,9 @@ def test_H2_the_makers_of_arrays_take_numpys_arguments() -> None:
         heap.array([[1, 2], [3, 4]], dtype="i2", order="F"),
     ]
 
-    assert [((3, 4), "<f4"), ((5,), "<i8"), ((2, 2), "<i8"), ((2, 2), "<i2")] == [(a.shape, a.dtype.str) for a in arrays]
+    assert [((3, 4), "<f4"), ((5,), "<i8"), ((2, 2), "<i8"), ((2, 2), "<i2")] == [
+        (a.shape, a.dtype.str) for a in arrays
+    ]
     assert [True, False, True] == [a.flags.f_contiguous for a in (arrays[0], arrays[2], arrays[3])]
     assert 4 == count(heap)
 
@@ -128,7 +131,7 @@ def test_H2_tasks_and_contexts_have_their_own() -> None:
 
     assert [["freehold a"] * 3, ["freehold b"] * 3] == asyncio.run(both())
     context = contextvars.copy_context()
-    assert 1 == context.run(lambda: len(heaps[0].ones(1)) if hasattr(heaps[0], "ones") else len(heaps[0].empty(1)))
+    assert 1 == context.run(lambda: len(heaps[0].empty(1)))
 
 
 def test_H2_an_exception_inside_puts_the_handler_back() -> None:
@@ -145,7 +148,7 @@ def test_H2_an_exception_inside_puts_the_handler_back() -> None:
 def test_H3_an_array_beyond_the_limit_raises_what_says_all() -> None:
     """From a maker, from NumPy inside the `with`, from a block: heap, asked, in use, limit, largest free run."""
     heap = Heap("small", limit="8MiB")
-    keep = heap.ones if False else heap.zeros(1 * MIB, "u1")
+    keep = heap.zeros(1 * MIB, "u1")
 
     def inside() -> None:
         with heap:
@@ -257,7 +260,7 @@ def test_H3_F19_the_limit_cgroup_is_what_the_container_leaves(monkeypatch: pytes
     class Facts:
         limit: int | None = 1 << 40
 
-        def __enter__(self) -> Facts:
+        def __enter__(self) -> Self:
             return self
 
         def __exit__(self, *_: object) -> None: ...
@@ -317,7 +320,7 @@ def test_H2_names_are_given_where_none_is() -> None:
 def test_H2_purge_gives_back_what_is_idle_and_says_how_much() -> None:
     """And leaves what is live."""
     heap = Heap(decay="never")
-    keep = heap.ones(10) if hasattr(heap, "ones") else heap.full(10, 1.0)
+    keep = heap.full(10, 1.0)
     for size in (100, 10_000, 300_000, 8 * MIB):
         heap.full(size, 1, "u1")
     dirty = heap.stats().dirty_bytes

@@ -13,7 +13,20 @@ from freehold.face.probe import Lock, held, name_of_rank
 if TYPE_CHECKING:
     from conftest import Run
 
-RANKS = ["install", "reclaim", "heaps", "heap", "large refill", "large", "runs", "pages", "caches", "region", "space", "leaf"]
+RANKS = [
+    "install",
+    "reclaim",
+    "heaps",
+    "heap",
+    "large refill",
+    "large",
+    "runs",
+    "pages",
+    "caches",
+    "region",
+    "space",
+    "leaf",
+]
 SIGABRT = -6
 
 
@@ -129,8 +142,7 @@ CRIMES = {
         "freehold: fatal: lock 'large' taken while holding lock 'pages'\n",
     ),
     "equal_ranks_downward": (
-        f"low, high = sorted((Lock({rank('region')}), Lock({rank('region')})), key=lambda lock: lock.address)\n"
-        "high.lock(); low.lock()",
+        f"low, high = sorted((Lock({rank('region')}), Lock({rank('region')})), key=lambda l: l.address); high.lock(); low.lock()",
         "freehold: fatal: lock 'region' taken while holding lock 'region'\n",
     ),
     "recursion": (

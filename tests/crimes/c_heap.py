@@ -44,7 +44,9 @@ reclaim_is_asleep = declare("reclaim_is_asleep", ctypes.c_int)
 reclaim_ticks = declare("reclaim_ticks", ctypes.c_uint64)
 read_stats = declare("heap_read_stats", None, ctypes.c_void_p)
 allocate_in = declare("heap_allocate_in", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-allocate_zeroed_in = declare("heap_allocate_zeroed_in", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+allocate_zeroed_in = declare(
+    "heap_allocate_zeroed_in", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
+)
 heap_of = declare("heap_of", ctypes.c_void_p, ctypes.c_void_p)
 read_stats_of = declare("heap_read_stats_of", None, ctypes.c_void_p, ctypes.c_void_p)
 purge_of = declare("heap_purge_of", ctypes.c_uint64, ctypes.c_void_p)

@@ -186,7 +186,8 @@ def account_check(h: cython.pointer[Heap]) -> cython.int:
     pause: uint32_t = 0
     tries: cython.int = 200
     broken = account_check_budget(h)
-    while broken and tries > 0:  # the reclaim thread may be between a layer's figure and the budget's: nobody wakes this
+    # The reclaim thread may be between a layer's figure and the budget's: nobody wakes this, it is a short sleep.
+    while broken and tries > 0:
         futex_wait(cython.address(pause), 0, 1_000_000)
         broken = account_check_budget(h)
         tries -= 1

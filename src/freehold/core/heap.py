@@ -69,7 +69,14 @@ from cython.cimports.freehold.core.machine import (
 from cython.cimports.freehold.core.reclaim import reclaim_poke
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.sizes import sizes_boot, sizes_default, sizes_index
-from cython.cimports.freehold.core.space import LAYER_PRIMARY, owner_heap, owner_layer, space_boot, space_owner, space_size
+from cython.cimports.freehold.core.space import (
+    LAYER_PRIMARY,
+    owner_heap,
+    owner_layer,
+    space_boot,
+    space_owner,
+    space_size,
+)
 from cython.cimports.freehold.core.vm import vm_boot
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
@@ -287,7 +294,9 @@ def heap_deallocate_slow(p: cython.p_void) -> cython.void:
 
 def heap_deallocate_guest(address: uint64_t, owner: uint64_t) -> cython.bint:
     return (
-        owner_layer(owner) == LAYER_PRIMARY and owner_heap(owner) < SEATS and guest_deallocate(owner_heap(owner), address)
+        owner_layer(owner) == LAYER_PRIMARY
+        and owner_heap(owner) < SEATS
+        and guest_deallocate(owner_heap(owner), address)
     )
 
 

@@ -10,7 +10,13 @@ Follows: jemalloc's list of arenas and its handlers of fork, without a lock of e
 """
 
 import cython
-from cython.cimports.freehold.core.account import HeapStats, account_add, account_add_process, account_live, account_read
+from cython.cimports.freehold.core.account import (
+    HeapStats,
+    account_add,
+    account_add_process,
+    account_live,
+    account_read,
+)
 from cython.cimports.freehold.core.cache import cache_adopt, cache_all_outside, cache_on_activity, thread_id
 from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gate_open, gate_shut
 from cython.cimports.freehold.core.heaps import HEAP_BUSY, at_fork

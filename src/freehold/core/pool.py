@@ -17,7 +17,6 @@ from cython.cimports.freehold.core.pool import (
     POOL_LAW_COUNTS,
     POOL_LAW_IDLE,
     POOL_LAW_QUEUES,
-    POOL_LAW_TOUCHED,
     POOL_LAW_TOTAL,
     POOL_LAW_TOUCHED,
     POOL_LIVE,

@@ -471,9 +471,7 @@ def primary_give_locked(
     return twice
 
 
-def region_unpurge(
-    p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t, n: uint64_t
-) -> cython.bint:
+def region_unpurge(p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t, n: uint64_t) -> cython.bint:
     """The pages of n blocks will be resident again: with all of a huge page, where the kernel is advised so.
 
     False, and nothing, where the budget has no room for them.

@@ -12,7 +12,12 @@ import time
 
 import cython
 from cython.cimports.cpython.mem import PyMem_Free, PyMem_Malloc
-from cython.cimports.cpython.pycapsule import PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext
+from cython.cimports.cpython.pycapsule import (
+    PyCapsule_GetContext,
+    PyCapsule_GetPointer,
+    PyCapsule_New,
+    PyCapsule_SetContext,
+)
 from cython.cimports.cpython.ref import Py_DECREF, Py_INCREF
 from cython.cimports.freehold.core.account import HeapStats
 from cython.cimports.freehold.core.heap import (
@@ -128,7 +133,9 @@ class Core:
 
     def resize(self, address: uintptr_t, size: cython.size_t, alignment: cython.size_t) -> int:
         """Return where a block of the heap is now; 0: refused, and it is where it was."""
-        p: cython.p_void = core_move(cython.address(self._context), cython.cast(cython.p_void, address), size, alignment)
+        p: cython.p_void = core_move(
+            cython.address(self._context), cython.cast(cython.p_void, address), size, alignment
+        )
         return cython.cast(uintptr_t, p)
 
     def refused(self, asked: cython.size_t) -> bool:
