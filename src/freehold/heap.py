@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from freehold import config, heap_stats, opening
 from freehold._arguments import WORD, integer, power_of_two
@@ -105,7 +105,7 @@ class Heap:
 
     # ---- where arrays come from ----
 
-    def __enter__(self) -> Heap:
+    def __enter__(self) -> Self:
         """Have NumPy's arrays of this context made here, until the ``with`` ends."""
         self._require_open()
         from freehold.face import heap_face
@@ -124,9 +124,9 @@ class Heap:
         *outer, (_, before, refusals) = _entered.get()
         _entered.set(tuple(outer))
         heap_face.swap_handler(_umath(), before)
-        if isinstance(problem, MemoryError) and not isinstance(problem, OutOfMemory) and not self.closed:
-            if self._core.refusals > refusals:  # NumPy raised its own for what this heap refused
-                raise self._refusal(self._core.last_asked) from problem
+        of_numpy = isinstance(problem, MemoryError) and not isinstance(problem, OutOfMemory)
+        if of_numpy and not self.closed and self._core.refusals > refusals:  # for what this heap refused
+            raise self._refusal(self._core.last_asked) from problem
 
     def run(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
         """Return ``function(*arguments, **named)``, called with this heap as the one for arrays."""
@@ -321,7 +321,7 @@ def _limit(value: int | str | None) -> int:
 
 
 def _cgroup_room() -> int:
-    """Return what the container's limit leaves beside what this process has resident already; no limit if it has none."""
+    """Return what the container's limit leaves beside what this process has resident; where it has none, no limit."""
     from freehold.face.heap_face import NO_LIMIT
     from freehold.face.vm_face import Vm
 

@@ -96,7 +96,7 @@ def each() -> tuple[HeapStats, ...]:
     from freehold.face import heap_face
 
     found = [of_heap("default", heap_face.read_default_stats())]
-    for heap in sorted(list(_alive), key=lambda heap: str(heap.name)):
+    for heap in sorted(_alive, key=lambda heap: str(heap.name)):
         try:
             found.append(heap.stats())
         except ValueError:  # it is closed

@@ -546,7 +546,7 @@ def cache_default() -> cython.pointer[Cache]:
 
 
 def cache_seat(p: cython.pointer[Primary]) -> cython.pointer[cython.pointer[Cache]]:
-    """Where this thread finds its cache of another heap; NULL for a primary that is no heap's. Under the caches' lock."""
+    """Under the lock: where this thread finds its cache of another heap; NULL for a primary that is no heap's."""
     if p.config.heap >= SEATS:
         return cython.NULL
     if seats_here() == cython.NULL:
@@ -861,7 +861,7 @@ def cache_check_class(
 def cache_fork_lock() -> cython.void:
     """Hold the list of caches and every region of every primary: in the order of their addresses, as the list is.
 
-    Not those of primaries behind a gate: it is shut, so nobody holds their locks, and fork writes to none of their pages.
+    Not those of primaries behind a gate: it is shut, so nobody holds their locks, and no page of theirs is written to.
     """
     mutex_lock(cython.address(the_caches_lock))
     p: cython.pointer[Primary] = the_primaries

@@ -1,7 +1,7 @@
 # primary.pxd: small blocks: one region of addresses per size class, out-of-line metadata, release of single pages.
 #
-# What may become resident is taken from the budget first. Each region has a lock; where a field says nothing else, its region's lock guards it. What an address means
-# (class, block, state) is answered without a lock.
+# Each region has a lock; where a field says nothing else, its region's lock guards it. What an address means
+# (class, block, state) is answered without a lock. What may become resident is taken from the budget first.
 # Invariants, for each region: a block's number is below `made` once it was ever handed out; the blocks in the free array are
 # exactly those whose state is BLOCK_FREE; made = in the array + in caches + live (+ deferred).
 # Does not: know threads (cache does), or when to give memory back (reclaim says).
