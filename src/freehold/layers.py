@@ -20,6 +20,7 @@ from freehold.errors import (
     OutOfMemory,
     UnsuitableAlignment,
 )
+from freehold.face.extents_face import Extent, Extents, ExtentState
 from freehold.face.large_pools import LargePools
 from freehold.face.page_allocator import PageAllocator
 from freehold.face.primary_face import Primary
@@ -32,6 +33,9 @@ __all__ = [
     "BadFree",
     "BlocksLive",
     "Disabled",
+    "Extent",
+    "ExtentState",
+    "Extents",
     "FreeholdError",
     "Inconsistent",
     "InvalidSizeClass",

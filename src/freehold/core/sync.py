@@ -23,6 +23,7 @@ from cython.cimports.freehold.core.machine import (
 from cython.cimports.freehold.core.sync import (
     MOST_HELD,
     RANK_CACHES,
+    RANK_EXTENTS,
     RANK_HEAPS,
     RANK_INSTALL,
     RANK_LARGE,
@@ -107,6 +108,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"large"
     if rank == RANK_RUNS:
         return b"runs"
+    if rank == RANK_EXTENTS:
+        return b"extents"
     if rank == RANK_PAGES:
         return b"pages"
     if rank == RANK_CACHES:
