@@ -13,20 +13,7 @@ from freehold.face.probe import Lock, held, name_of_rank
 if TYPE_CHECKING:
     from conftest import Run
 
-RANKS = [
-    "install",
-    "reclaim",
-    "heaps",
-    "large refill",
-    "large",
-    "runs",
-    "extents",
-    "pages",
-    "caches",
-    "region",
-    "space",
-    "leaf",
-]
+RANKS = ["install", "reclaim", "heaps", "large refill", "large", "runs", "pages", "caches", "region", "space", "leaf"]
 SIGABRT = -6
 
 
@@ -86,7 +73,7 @@ def test_trying_a_held_lock_fails_at_once() -> None:
 
 def test_locks_may_be_dropped_in_any_order() -> None:
     """What a thread holds is counted, whatever the order of release."""
-    locks = [Lock(rank(name)) for name in ("heaps", "runs", "extents", "pages")]
+    locks = [Lock(rank(name)) for name in ("heaps", "runs", "pages")]
     for lock in locks:
         lock.lock()
 

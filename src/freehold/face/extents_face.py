@@ -8,7 +8,7 @@ Does not: read a clock (time is what methods are told), or touch the memory, but
 """
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from weakref import WeakValueDictionary
 
 import cython
@@ -83,15 +83,13 @@ REASONS = {
 }
 
 
-class ExtentState(str, Enum):
+class ExtentState(StrEnum):
     """The states of an extent."""
 
     ACTIVE = "active"
     DIRTY = "dirty"
     MUZZY = "muzzy"
     RETAINED = "retained"
-
-    __str__ = str.__str__
 
 
 ExtentState.__module__ = "freehold.layers"
@@ -377,10 +375,14 @@ class Extents:
         if error:
             raise OSRefused(errno=error, call="map", layer="extent")
 
+    def __del__(self):
+        # Before anything that hooks need is taken apart, whatever refers to whatever.
+        if self._core != cython.NULL:
+            self.close()
+
     def __dealloc__(self):
         if self._core != cython.NULL:
             with cython.nogil:
-                extents_close(self._core)
                 extents_dispose(self._core)
 
     # ---- in, out, and the end ----

@@ -1,9 +1,9 @@
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, final
 
-class ExtentState(str, Enum):
+class ExtentState(StrEnum):
     ACTIVE = "active"
     DIRTY = "dirty"
     MUZZY = "muzzy"
