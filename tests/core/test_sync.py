@@ -13,7 +13,7 @@ from freehold.face.probe import Lock, held, name_of_rank
 if TYPE_CHECKING:
     from conftest import Run
 
-RANKS = ["install", "reclaim", "heaps", "large refill", "large", "runs", "pages", "caches", "region", "space", "leaf"]
+RANKS = ["install", "reclaim", "heaps", "large refill", "large", "extents", "pages", "caches", "region", "space", "leaf"]
 SIGABRT = -6
 
 
@@ -73,7 +73,7 @@ def test_trying_a_held_lock_fails_at_once() -> None:
 
 def test_locks_may_be_dropped_in_any_order() -> None:
     """What a thread holds is counted, whatever the order of release."""
-    locks = [Lock(rank(name)) for name in ("heaps", "runs", "pages")]
+    locks = [Lock(rank(name)) for name in ("heaps", "extents", "pages")]
     for lock in locks:
         lock.lock()
 
@@ -141,8 +141,8 @@ CRIMES = {
         "freehold: fatal: lock 'space' released by a thread that does not hold it\n",
     ),
     "lock_kept_on_leaving": (
-        f"lock = Lock({rank('runs')}); lock.lock(); none_held(b'allocate')",
-        "freehold: fatal: lock 'runs' held on entering or leaving allocate\n",
+        f"lock = Lock({rank('extents')}); lock.lock(); none_held(b'allocate')",
+        "freehold: fatal: lock 'extents' held on entering or leaving allocate\n",
     ),
 }
 

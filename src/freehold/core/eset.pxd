@@ -29,6 +29,7 @@ cdef struct EsetWrong:              # what eset_is_sound found, and the two numb
 cdef uint64_t eset_bin(uint64_t pages) noexcept nogil                 # the largest bin that is not larger
 cdef void eset_open(Eset *s, uint32_t state) noexcept nogil
 cdef Extent *eset_find(Eset *s, uint64_t pages) noexcept nogil        # that fits best; NULL: none does
+cdef Extent *eset_first_is(Eset *s, uint64_t pages) noexcept nogil    # a quick answer for a loop of one size; NULL: ask eset_find
 cdef void eset_insert(Eset *s, Extent *e) noexcept nogil              # as the youngest
 cdef void eset_insert_before(Eset *s, Extent *e, Extent *newer) noexcept nogil  # of turn e.turn; newer NULL: the youngest
 cdef void eset_put_back(Eset *s, Extent *e) noexcept nogil            # where its turn says

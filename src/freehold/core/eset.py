@@ -8,10 +8,10 @@ Follows: jemalloc's eset; its pairing heaps are trees here, since the first of a
 """
 
 import cython
-from cython.cimports.freehold.core.bits import bits_clear, bits_get, bits_next_set, bits_set
+from cython.cimports.freehold.core.bits import bits_get, bits_next_set
 from cython.cimports.freehold.core.emap import EXTENT_TAKEN, Extent
 from cython.cimports.freehold.core.eset import ESET_BINS, Eset, EsetWrong
-from cython.cimports.freehold.core.machine import clz, load64_relaxed, memset, most, store64_relaxed
+from cython.cimports.freehold.core.machine import bit, clz, load64_relaxed, memset, most, store64_relaxed
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 
@@ -28,6 +28,12 @@ def eset_bin(pages: uint64_t) -> uint64_t:
 
 
 # ---- finding ----
+
+
+def eset_first_is(s: cython.pointer[Eset], pages: uint64_t) -> cython.pointer[Extent]:
+    """Where that takes no search: the extent that eset_find returns, if it has just so many pages; else NULL."""
+    e: cython.pointer[Extent] = s.bin[eset_bin(pages)]
+    return e if e != cython.NULL and e.left == cython.NULL and e.pages == pages else cython.NULL
 
 
 def eset_find(s: cython.pointer[Eset], pages: uint64_t) -> cython.pointer[Extent]:
@@ -83,8 +89,14 @@ def eset_insert_before(
     else:
         e.older.newer = e
     bin: uint64_t = eset_bin(e.pages)
-    s.bin[bin] = eset_plant(s.bin[bin], e)
-    bits_set(s.filled, bin, 1)
+    if s.bin[bin] == cython.NULL:
+        e.left = cython.NULL
+        e.right = cython.NULL
+        e.largest = e.pages
+        s.bin[bin] = e
+        s.filled[bin // 64] |= bit(bin % 64)
+    else:
+        s.bin[bin] = eset_plant(s.bin[bin], e)
     e.state = s.state
     s.count += 1
     store64_relaxed(cython.address(s.pages), s.pages + e.pages)
@@ -100,9 +112,11 @@ def eset_remove(s: cython.pointer[Eset], e: cython.pointer[Extent]) -> cython.vo
     else:
         e.newer.older = e.older
     bin: uint64_t = eset_bin(e.pages)
-    s.bin[bin] = eset_pluck(s.bin[bin], e)
-    if s.bin[bin] == cython.NULL:
-        bits_clear(s.filled, bin, 1)
+    if s.bin[bin] == e and e.left == cython.NULL and e.right == cython.NULL:
+        s.bin[bin] = cython.NULL
+        s.filled[bin // 64] &= ~bit(bin % 64)
+    else:
+        s.bin[bin] = eset_pluck(s.bin[bin], e)
     e.state = EXTENT_TAKEN
     s.count -= 1
     store64_relaxed(cython.address(s.pages), s.pages - e.pages)

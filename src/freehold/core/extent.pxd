@@ -34,6 +34,7 @@ cdef void extents_end(Extents *x) noexcept nogil
 cdef bint extents_is_live(Extent *e, uint64_t birth) noexcept nogil
 cdef void extents_activate(Extents *x, Extent *e) noexcept nogil
 cdef void extents_deactivate(Extents *x, Extent *e) noexcept nogil
+cdef uint64_t extents_take_again(Extents *x, uint64_t pages) noexcept nogil
 cdef Extent *extents_new(Extents *x, uint64_t pages, bint zero, bint *fresh) noexcept nogil
 cdef Extent *extents_take_idle(Extents *x, Eset *s, uint64_t pages) noexcept nogil
 cdef Extent *extents_take_retained(Extents *x, uint64_t pages, bint zero) noexcept nogil

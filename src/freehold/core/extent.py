@@ -33,6 +33,7 @@ from cython.cimports.freehold.core.emap import (
 from cython.cimports.freehold.core.eset import (
     Eset,
     eset_find,
+    eset_first_is,
     eset_insert_before,
     eset_open,
     eset_put_back,
@@ -186,11 +187,30 @@ def extents_deactivate(x: cython.pointer[Extents], e: cython.pointer[Extent]) ->
 def extents_allocate(x: cython.pointer[Extents], size: uint64_t, zero: cython.bint) -> uint64_t:
     view = cython.declare(ExtentView)
     pages: uint64_t = (most(size, 1) + EXTENT_PAGE - 1) >> EXTENT_SHIFT
+    if not zero:
+        address: uint64_t = extents_take_again(x, pages)
+        if address:
+            return address
     if extents_obtain(x, pages, zero, cython.address(view)):
         return 0
     if zero and not view.zeroed:
         memset(cython.cast(cython.p_void, view.address), 0, size)
     return view.address
+
+
+def extents_take_again(x: cython.pointer[Extents], pages: uint64_t) -> uint64_t:
+    """What extents_obtain does, in fewer instructions, where an idle extent of just this size is the one to take."""
+    address: uint64_t = 0
+    extents_lock(x)
+    e: cython.pointer[Extent] = eset_first_is(cython.address(x.dirty), pages)
+    if cython.likely(e != cython.NULL and x.map.spares > x.active):
+        eset_remove(cython.address(x.dirty), e)
+        extents_activate(x, e)
+        x.allocations += 1
+        address = e.address
+        extents_verify(x)
+    extents_unlock(x)
+    return address
 
 
 def extents_obtain(

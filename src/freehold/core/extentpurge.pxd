@@ -11,6 +11,7 @@ from libc.stdint cimport uint64_t
 
 cdef uint64_t extents_decay(Extents *x, uint64_t now) noexcept nogil  # what the curves let go; bytes purged
 cdef uint64_t extents_purge(Extents *x) noexcept nogil                # everything idle, now; bytes
+cdef uint64_t extents_give_back(Extents *x) noexcept nogil            # the same, and the regions that are wholly retained then
 cdef uint64_t extents_tick(Extents *x, uint64_t now, bint *busy) noexcept nogil  # the heap's: what became idle since the last one did so now
 cdef uint64_t extents_settle(Extents *x) noexcept nogil               # what may not stay at all; bytes
 

@@ -57,6 +57,12 @@ def extents_purge(x: cython.pointer[Extents]) -> uint64_t:
     return extents_reduce(x, cython.address(x.dirty), True) + extents_reduce(x, cython.address(x.muzzy), True)
 
 
+def extents_give_back(x: cython.pointer[Extents]) -> uint64_t:
+    purged: uint64_t = extents_purge(x)
+    extents_shrink(x)
+    return purged
+
+
 def extents_settle(x: cython.pointer[Extents]) -> uint64_t:
     return extents_decay_both(x) if x.dirty_decay.time == 0 else 0
 

@@ -70,9 +70,10 @@ cdef void heap_add_small(HeapStats *s) noexcept nogil
 cdef int heap_judge(uint64_t address, uint64_t owner, size_t *size) noexcept nogil
 cdef void *heap_move(void *p, size_t old, size_t size, size_t align) noexcept nogil
 cdef int heap_open() noexcept nogil
+cdef int heap_open_extents(bint huge_pages) noexcept nogil
 cdef int heap_open_large(bint huge_pages) noexcept nogil
 cdef LargeThread *heap_thread() noexcept nogil
 cdef void heap_thread_end() noexcept nogil
-cdef void heap_add_runs(HeapStats *s) noexcept nogil
+cdef void heap_add_extents(HeapStats *s) noexcept nogil
 cdef void heap_add_large(HeapStats *s) noexcept nogil
 cdef void heap_add_spans(HeapStats *s) noexcept nogil

@@ -28,6 +28,23 @@ from cython.cimports.freehold.core.cache import (
     cache_thread_ended,
     cache_watch_thread,
 )
+from cython.cimports.freehold.core.emap import EXTENT_PAGE, EXTENT_SHIFT
+from cython.cimports.freehold.core.extent import (
+    extents_allocate,
+    extents_deallocate,
+    extents_open,
+    extents_resize_at,
+    extents_usable_size,
+)
+from cython.cimports.freehold.core.extentbook import (
+    ExtentConfig,
+    Extents,
+    extents_lock_all,
+    extents_reset,
+    extents_unlock_all,
+)
+from cython.cimports.freehold.core.extentpurge import extents_give_back, extents_tick
+from cython.cimports.freehold.core.extentview import ExtentStats, extents_read_stats
 from cython.cimports.freehold.core.fault import (
     FAULTS,
     FREE_DOUBLE,
@@ -96,28 +113,12 @@ from cython.cimports.freehold.core.reclaim import (
     reclaim_ticks,
 )
 from cython.cimports.freehold.core.release import primary_release, primary_tick
-from cython.cimports.freehold.core.runs import (
-    RUN_PAGE_BYTES,
-    RUN_PAGE_SHIFT,
-    Runs,
-    runs_allocate,
-    runs_deallocate,
-    runs_lock,
-    runs_open,
-    runs_purge,
-    runs_reset,
-    runs_resize,
-    runs_tick,
-    runs_unlock,
-    runs_usable_size,
-)
 from cython.cimports.freehold.core.sizes import sizes_boot, sizes_default, sizes_index
 from cython.cimports.freehold.core.space import (
-    BLOCK_SHIFT,
+    LAYER_EXTENT,
     LAYER_HUGE,
     LAYER_LARGE,
     LAYER_NONE,
-    LAYER_PAGES,
     LAYER_PRIMARY,
     owner_layer,
     space_boot,
@@ -135,7 +136,6 @@ from cython.cimports.freehold.core.span import (
     span_read_stats,
     span_size,
 )
-from cython.cimports.freehold.core.sync import mutex_lock, mutex_unlock
 from cython.cimports.freehold.core.vm import (
     VM_CALLS,
     VM_PURGE_LAZY,
@@ -152,7 +152,7 @@ heap_decay_ns = cython.declare(uint64_t)  # 0: the default; constant after boot
 heap_small_pages = cython.declare(cython.bint)  # huge pages are not wanted; constant after boot
 the_primary = cython.declare(cython.pointer[Primary])  # constant after boot
 the_small_limit = cython.declare(uint64_t)  # bytes; constant after boot
-the_runs = cython.declare(cython.pointer[Runs])  # constant after boot
+the_extents = cython.declare(cython.pointer[Extents])  # constant after boot
 the_large = cython.declare(cython.pointer[Large])  # constant after boot
 
 # ---- boot ----
@@ -200,7 +200,7 @@ def heap_open() -> cython.int:
     error: cython.int = primary_open(cython.address(config), cython.address(the_primary))
     if error:
         return error
-    error = runs_open(HEAP_ID, config.huge_pages, cython.address(the_runs))
+    error = heap_open_extents(config.huge_pages)
     if not error:
         error = heap_open_large(config.huge_pages)
     if error:
@@ -213,6 +213,17 @@ def heap_open() -> cython.int:
         cache_on_activity(reclaim_poke)
     at_fork(heap_before_fork, heap_after_fork_in_parent, heap_after_fork_in_child)
     return 0
+
+
+def heap_open_extents(huge_pages: cython.bint) -> cython.int:
+    config = cython.declare(ExtentConfig)
+    memset(cython.address(config), 0, cython.sizeof(ExtentConfig))
+    config.heap = HEAP_ID
+    config.dirty_ns = heap_decay_ns
+    config.maps_coalesce = True
+    config.huge_pages = huge_pages
+    config.grows = True
+    return extents_open(cython.address(config), cython.address(the_extents))
 
 
 def heap_open_large(huge_pages: cython.bint) -> cython.int:
@@ -307,12 +318,12 @@ def heap_try(size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cy
         if p != cython.NULL and zero:
             memset(p, 0, size)
         return p
-    if size < sizes_default().large_minimum and align <= RUN_PAGE_BYTES:
-        return cython.cast(cython.p_void, runs_allocate(the_runs, size, zero))
+    if size < sizes_default().large_minimum and align <= EXTENT_PAGE:
+        return cython.cast(cython.p_void, extents_allocate(the_extents, size, zero))
     if size <= sizes_default().large_maximum:
         request = cython.declare(LargeRequest)
         memset(cython.address(request), 0, cython.sizeof(LargeRequest))
-        request.size = most(size, sizes_default().large_minimum) if align > RUN_PAGE_BYTES else size
+        request.size = most(size, sizes_default().large_minimum) if align > EXTENT_PAGE else size
         request.align = align
         request.zero = zero
         large_note_time(the_large, now_ns())
@@ -354,8 +365,8 @@ def heap_deallocate_slow(p: cython.p_void) -> cython.void:
     reason: cython.int = FREE_FOREIGN
     if layer == LAYER_PRIMARY or layer == LAYER_NONE:  # also where a region has addresses and nothing yet
         reason = cache_deallocate_to(the_primary, address, cython.address(size_class))
-    elif layer == LAYER_PAGES:
-        reason = runs_deallocate(the_runs, address, owner, cython.address(size_class))
+    elif layer == LAYER_EXTENT:
+        reason = extents_deallocate(the_extents, address, cython.address(size_class))
     elif layer == LAYER_LARGE:
         size_class = large_usable_size(the_large, address)
         large_note_time(the_large, now_ns())
@@ -384,8 +395,8 @@ def heap_judge(address: uint64_t, owner: uint64_t, size: cython.pointer[cython.s
         reason: cython.int = primary_judge(the_primary, address, cython.address(size_class))
         size[0] = size_class
         return reason
-    if layer == LAYER_PAGES:
-        size[0] = runs_usable_size(the_runs, address, owner)
+    if layer == LAYER_EXTENT:
+        size[0] = extents_usable_size(the_extents, address)
     elif layer == LAYER_LARGE:
         size[0] = large_usable_size(the_large, address)
     elif layer == LAYER_HUGE:
@@ -418,8 +429,8 @@ def heap_reallocate(p: cython.p_void, size: cython.size_t, align: cython.size_t)
         return cython.NULL
     in_place: cython.bint = size <= old and size >= old // 2
     if not in_place and size > the_small_limit:
-        if layer == LAYER_PAGES and size < sizes_default().large_minimum:
-            in_place = runs_resize(the_runs, address, owner, size)
+        if layer == LAYER_EXTENT and size < sizes_default().large_minimum:
+            in_place = extents_resize_at(the_extents, address, size)
         elif layer == LAYER_LARGE and size >= sizes_default().large_minimum // 2:
             in_place = large_resize_in_place(the_large, address, size)
     return p if in_place else heap_move(p, old, size, align)
@@ -441,7 +452,7 @@ def heap_tick(now: uint64_t) -> cython.bint:
     busy: cython.bint = False
     cache_drain_idle(the_primary, IDLE_WINDOWS, cython.address(busy))
     primary_tick(the_primary, now, cython.address(busy))
-    runs_tick(the_runs, cython.address(busy))
+    extents_tick(the_extents, now, cython.address(busy))
     large_maintain(the_large, now, False)
     return busy or large_dirty_bytes(the_large) > 0
 
@@ -457,7 +468,7 @@ def heap_purge() -> uint64_t:
     while i < the_primary.classes:
         given_back += primary_release(the_primary, i, now, NOWHERE)
         i += 1
-    given_back += runs_purge(the_runs)
+    given_back += extents_give_back(the_extents)
     idle: uint64_t = large_dirty_bytes(the_large)
     large_maintain(the_large, now, True)
     return given_back + idle - least(idle, large_dirty_bytes(the_large))
@@ -469,7 +480,7 @@ def heap_purge() -> uint64_t:
 def heap_read_stats(into: cython.pointer[HeapStats]) -> cython.void:
     memset(into, 0, cython.sizeof(HeapStats))
     heap_add_small(into)
-    heap_add_runs(into)
+    heap_add_extents(into)
     heap_add_large(into)
     heap_add_spans(into)
     into.metadata = vm_metadata_bytes() - space_table_bytes() + load64_relaxed(cython.address(the_primary.metadata))
@@ -513,18 +524,16 @@ def heap_add_small(s: cython.pointer[HeapStats]) -> cython.void:
         i += 1
 
 
-def heap_add_runs(s: cython.pointer[HeapStats]) -> cython.void:
-    mutex_lock(cython.address(the_runs.lock))
-    live: uint64_t = the_runs.live_pages << RUN_PAGE_SHIFT
-    dirty: uint64_t = the_runs.dirty_pages << RUN_PAGE_SHIFT
-    known: uint64_t = the_runs.chunks << BLOCK_SHIFT
-    s.allocated += live
-    s.active += live
-    s.dirty += dirty
-    s.retained += known - least(known, live + dirty)
-    s.blocks += the_runs.live
-    s.allocations += the_runs.allocations
-    mutex_unlock(cython.address(the_runs.lock))
+def heap_add_extents(s: cython.pointer[HeapStats]) -> cython.void:
+    counts = cython.declare(ExtentStats)
+    extents_read_stats(the_extents, cython.address(counts))
+    s.allocated += counts.active_pages << EXTENT_SHIFT
+    s.active += counts.active_pages << EXTENT_SHIFT
+    s.dirty += counts.dirty_pages << EXTENT_SHIFT
+    s.muzzy += counts.muzzy_pages << EXTENT_SHIFT
+    s.retained += counts.retained_pages << EXTENT_SHIFT
+    s.blocks += counts.active
+    s.allocations += counts.allocations
 
 
 def heap_add_large(s: cython.pointer[HeapStats]) -> cython.void:
@@ -564,7 +573,7 @@ def heap_check() -> cython.int:
 def heap_before_fork() -> cython.void:
     reclaim_fork_lock()
     large_lock_all(the_large)
-    runs_lock(the_runs)
+    extents_lock_all(the_extents)
     cache_fork_lock()
     space_lock()
 
@@ -572,7 +581,7 @@ def heap_before_fork() -> cython.void:
 def heap_after_fork_in_parent() -> cython.void:
     space_unlock()
     cache_fork_unlock()
-    runs_unlock(the_runs)
+    extents_unlock_all(the_extents)
     large_unlock_all(the_large)
     reclaim_fork_unlock()
 
@@ -580,6 +589,6 @@ def heap_after_fork_in_parent() -> cython.void:
 def heap_after_fork_in_child() -> cython.void:
     space_reset()
     cache_fork_reset()
-    runs_reset(the_runs)
+    extents_reset(the_extents)
     large_reset(the_large)
     reclaim_fork_reset()

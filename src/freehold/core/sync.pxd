@@ -11,14 +11,13 @@ cdef enum:                          # the ranks, outermost first; keep `rank_nam
     RANK_HEAPS = 3                  # the list of heaps
     RANK_LARGE_REFILL = 4           # one thread at a time maps a new area
     RANK_LARGE = 5                  # the queues of one large class
-    RANK_RUNS = 6                   # a heap's runs of pages
-    RANK_EXTENTS = 7                # the extents of a heap
-    RANK_PAGES = 8                  # a page allocator
-    RANK_CACHES = 9                 # the list of thread caches
-    RANK_REGION = 10                # one region of a primary; many, in order of address
-    RANK_SPACE = 11                 # which blocks of the reservation are taken
-    RANK_LEAF = 12                  # nothing is taken under it
-    RANKS = 13
+    RANK_EXTENTS = 6                # the extents of a heap
+    RANK_PAGES = 7                  # a page allocator; a heap's three in order of address
+    RANK_CACHES = 8                 # the list of thread caches
+    RANK_REGION = 9                 # one region of a primary; many, in order of address
+    RANK_SPACE = 10                 # which blocks of the reservation are taken
+    RANK_LEAF = 11                  # nothing is taken under it
+    RANKS = 12
 
 cdef struct Mutex:
     uint32_t word                   # 0 free, 1 held, 2 held and waited for; atomic

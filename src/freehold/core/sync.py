@@ -32,7 +32,6 @@ from cython.cimports.freehold.core.sync import (
     RANK_PAGES,
     RANK_RECLAIM,
     RANK_REGION,
-    RANK_RUNS,
     RANK_SPACE,
     Held,
     Mutex,
@@ -106,8 +105,6 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"large refill"
     if rank == RANK_LARGE:
         return b"large"
-    if rank == RANK_RUNS:
-        return b"runs"
     if rank == RANK_EXTENTS:
         return b"extents"
     if rank == RANK_PAGES:
