@@ -289,7 +289,8 @@ def extents_describe_retained(
         return False
     shelf: cython.pointer[Pages] = cython.address(x.shelf[region.shelf])
     first: uint64_t = round_down(address, EXTENT_PAGE)
-    pages_read_chunk(shelf, first >> BLOCK_SHIFT, used, scavenged)
+    if not pages_read_chunk(shelf, first >> BLOCK_SHIFT, used, scavenged):
+        return False  # the region is being made known
     if bits_get(used, (first >> EXTENT_SHIFT) % 512):
         return False
     end: uint64_t = first

@@ -35,7 +35,9 @@ from cython.cimports.freehold.core.extentbook import (
 )
 from cython.cimports.freehold.core.extentview import ExtentStats, ExtentWrong
 from cython.cimports.freehold.core.machine import CHECK, abort, getpid, load64_relaxed, memset, tell
-from cython.cimports.freehold.core.pages import PagesStats, pages_read_stats
+from cython.cimports.freehold.core.pagebook import Pages
+from cython.cimports.freehold.core.pages import PagesStats, pages_read_chunk, pages_read_stats
+from cython.cimports.freehold.core.space import BLOCK_SHIFT
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 # ---- addresses and lists ----
@@ -181,6 +183,10 @@ def extents_walk(
 ) -> cython.bint:
     """Go over a region: what begins there, and what is retained."""
     view = cython.declare(ExtentView)
+    words = cython.declare(uint64_t[16])
+    shelf: cython.pointer[Pages] = cython.address(x.shelf[r.shelf])
+    if not pages_read_chunk(shelf, r.base >> BLOCK_SHIFT, words, words + 8):
+        return True  # it is being made known
     address: uint64_t = r.base
     before: cython.pointer[Extent] = emap_find(cython.address(x.map), r.base)
     if before != cython.NULL and before.address < r.base:
