@@ -21,6 +21,7 @@ from freehold.errors import (
     UnsuitableAlignment,
 )
 from freehold.face.arenas_face import Arenas
+from freehold.face.extents_face import Extent, Extents, ExtentState
 from freehold.face.large_pools import LargePools
 from freehold.face.page_allocator import PageAllocator
 from freehold.face.primary_face import Primary
@@ -34,6 +35,9 @@ __all__ = [
     "BadFree",
     "BlocksLive",
     "Disabled",
+    "Extent",
+    "ExtentState",
+    "Extents",
     "FreeholdError",
     "Inconsistent",
     "InvalidSizeClass",

@@ -20,7 +20,7 @@ RANKS = [
     "heap",
     "large refill",
     "large",
-    "runs",
+    "extents",
     "pages",
     "caches",
     "region",
@@ -87,7 +87,7 @@ def test_trying_a_held_lock_fails_at_once() -> None:
 
 def test_locks_may_be_dropped_in_any_order() -> None:
     """What a thread holds is counted, whatever the order of release."""
-    locks = [Lock(rank(name)) for name in ("heaps", "runs", "pages")]
+    locks = [Lock(rank(name)) for name in ("heaps", "extents", "pages")]
     for lock in locks:
         lock.lock()
 
@@ -155,8 +155,8 @@ CRIMES = {
         "freehold: fatal: lock 'space' released by a thread that does not hold it\n",
     ),
     "lock_kept_on_leaving": (
-        f"lock = Lock({rank('runs')}); lock.lock(); none_held(b'allocate')",
-        "freehold: fatal: lock 'runs' held on entering or leaving allocate\n",
+        f"lock = Lock({rank('extents')}); lock.lock(); none_held(b'allocate')",
+        "freehold: fatal: lock 'extents' held on entering or leaving allocate\n",
     ),
 }
 

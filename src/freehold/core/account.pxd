@@ -42,7 +42,7 @@ cdef int account_check(Heap *h) noexcept nogil                        # 0, or wh
 
 # inside account
 cdef void account_add_small(Heap *h, HeapStats *s) noexcept nogil
-cdef void account_add_runs(Heap *h, HeapStats *s) noexcept nogil
+cdef void account_add_extents(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_large(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_spans(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_take_held(Heap *h, HeapStats *s) noexcept nogil

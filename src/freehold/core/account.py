@@ -22,6 +22,9 @@ from cython.cimports.freehold.core.cache import (
     cache_go_out,
     cache_read_class,
 )
+from cython.cimports.freehold.core.emap import EXTENT_SHIFT
+from cython.cimports.freehold.core.extentbook import EXTENT_BOOKS
+from cython.cimports.freehold.core.extentview import ExtentStats, extents_read_stats
 from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, fault_count
 from cython.cimports.freehold.core.home import Heap
 from cython.cimports.freehold.core.large import LARGE_POOLS, large_books, large_check, large_read_stats
@@ -29,8 +32,7 @@ from cython.cimports.freehold.core.machine import futex_wait, least, load64_rela
 from cython.cimports.freehold.core.pool import PoolFinding, PoolStats
 from cython.cimports.freehold.core.primary import primary_check, primary_counted
 from cython.cimports.freehold.core.reclaim import reclaim_ticks
-from cython.cimports.freehold.core.runs import RUN_BOOKS, RUN_PAGE_SHIFT
-from cython.cimports.freehold.core.space import BLOCK_SHIFT, space_table_bytes
+from cython.cimports.freehold.core.space import space_table_bytes
 from cython.cimports.freehold.core.sync import mutex_lock, mutex_unlock
 from cython.cimports.freehold.core.vm import (
     VM_CALLS,
@@ -46,8 +48,8 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 def account_read(h: cython.pointer[Heap], into: cython.pointer[HeapStats]) -> cython.void:
     memset(into, 0, cython.sizeof(HeapStats))
     account_add_small(h, into)
-    if h.runs != cython.NULL:
-        account_add_runs(h, into)
+    if h.extents != cython.NULL:
+        account_add_extents(h, into)
     if h.large != cython.NULL:
         account_add_large(h, into)
     account_add_spans(h, into)
@@ -122,18 +124,16 @@ def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> 
     cache_go_out(inside)
 
 
-def account_add_runs(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
-    mutex_lock(cython.address(h.runs.lock))
-    live: uint64_t = h.runs.live_pages << RUN_PAGE_SHIFT
-    dirty: uint64_t = h.runs.dirty_pages << RUN_PAGE_SHIFT
-    known: uint64_t = h.runs.chunks << BLOCK_SHIFT
-    s.allocated += live
-    s.active += live
-    s.dirty += dirty
-    s.retained += known - least(known, live + dirty)
-    s.blocks += h.runs.live
-    s.allocations += h.runs.allocations
-    mutex_unlock(cython.address(h.runs.lock))
+def account_add_extents(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
+    counts = cython.declare(ExtentStats)
+    extents_read_stats(h.extents, cython.address(counts))
+    s.allocated += counts.active_pages << EXTENT_SHIFT
+    s.active += counts.active_pages << EXTENT_SHIFT
+    s.dirty += counts.dirty_pages << EXTENT_SHIFT
+    s.muzzy += counts.muzzy_pages << EXTENT_SHIFT
+    s.retained += counts.retained_pages << EXTENT_SHIFT
+    s.blocks += counts.active
+    s.allocations += counts.allocations
 
 
 def account_add_large(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
@@ -213,10 +213,11 @@ def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
     books: uint64_t = 0
     used: uint64_t = primary_counted(h.primary, cython.address(books))
     books += h.base_books + cache_books(h.primary)
-    if h.runs != cython.NULL:
-        books += h.runs.chunks * RUN_BOOKS
+    if h.extents != cython.NULL:
+        books += h.extents.map.chunks * EXTENT_BOOKS
     if h.large != cython.NULL:
         books += large_books(h.large)
     if books != s.metadata:
         return ACCOUNT_LAW_BOOKS
-    return 0 if s.used == s.active + s.dirty + books and s.active + s.dirty >= used else ACCOUNT_LAW_USED
+    held: uint64_t = s.active + s.dirty + s.muzzy
+    return 0 if s.used == held + books and held >= used else ACCOUNT_LAW_USED

@@ -55,6 +55,6 @@ cdef void heaps_fork_reset_large() noexcept nogil
 cdef void heaps_fork_lock_arenas() noexcept nogil
 cdef void heaps_fork_unlock_arenas() noexcept nogil
 cdef void heaps_fork_reset_arenas() noexcept nogil
-cdef void heaps_fork_lock_runs() noexcept nogil
-cdef void heaps_fork_unlock_runs() noexcept nogil
-cdef void heaps_fork_reset_runs() noexcept nogil
+cdef void heaps_fork_lock_extents() noexcept nogil
+cdef void heaps_fork_unlock_extents() noexcept nogil
+cdef void heaps_fork_reset_extents() noexcept nogil

@@ -20,6 +20,7 @@ from cython.cimports.freehold.core.account import (
 from cython.cimports.freehold.core.arena import arenas_home
 from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
 from cython.cimports.freehold.core.cache import cache_adopt, cache_all_outside, cache_on_activity, thread_id
+from cython.cimports.freehold.core.extentbook import extents_lock_all, extents_reset, extents_unlock_all
 from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gate_open, gate_shut
 from cython.cimports.freehold.core.heaps import HEAP_BUSY, at_fork
 from cython.cimports.freehold.core.home import (
@@ -51,11 +52,11 @@ from cython.cimports.freehold.core.machine import (
     store64_release,
 )
 from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_poke
-from cython.cimports.freehold.core.runs import runs_lock, runs_reset, runs_unlock
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.space import space_lock, space_reset, space_unlock
 from cython.cimports.freehold.core.sync import (
     RANK_ARENA,
+    RANK_EXTENTS,
     RANK_HEAP,
     RANK_HEAPS,
     RANK_INSTALL,
@@ -63,7 +64,6 @@ from cython.cimports.freehold.core.sync import (
     RANK_LARGE_REFILL,
     RANK_LEAF,
     RANK_PAGES,
-    RANK_RUNS,
     RANK_SPACE,
     Mutex,
     fork_before,
@@ -117,8 +117,8 @@ def heaps_cover_fork() -> cython.void:
     fork_cover(RANK_HEAP, heaps_fork_lock_home, heaps_fork_unlock_home, heaps_fork_reset_home)
     fork_cover(RANK_LARGE_REFILL, heaps_fork_lock_large, heaps_fork_unlock_large, heaps_fork_reset_large)
     fork_cover(RANK_LARGE, fork_nothing, fork_nothing, fork_nothing)  # with those of the refills
-    fork_cover(RANK_RUNS, heaps_fork_lock_runs, heaps_fork_unlock_runs, heaps_fork_reset_runs)
-    fork_cover(RANK_PAGES, fork_nothing, fork_nothing, fork_nothing)  # with its runs
+    fork_cover(RANK_EXTENTS, heaps_fork_lock_extents, heaps_fork_unlock_extents, heaps_fork_reset_extents)
+    fork_cover(RANK_PAGES, fork_nothing, fork_nothing, fork_nothing)  # with the extents
     fork_cover(RANK_ARENA, heaps_fork_lock_arenas, heaps_fork_unlock_arenas, heaps_fork_reset_arenas)
     fork_cover(RANK_SPACE, space_lock, space_unlock, space_reset)
     fork_cover(RANK_LEAF, fork_nothing, fork_nothing, fork_nothing)  # tests alone have one
@@ -444,13 +444,13 @@ def heaps_fork_reset_arenas() -> cython.void:
     arenas_reset(arenas_home())
 
 
-def heaps_fork_lock_runs() -> cython.void:
-    runs_lock(the_default_heap.runs)
+def heaps_fork_lock_extents() -> cython.void:
+    extents_lock_all(the_default_heap.extents)
 
 
-def heaps_fork_unlock_runs() -> cython.void:
-    runs_unlock(the_default_heap.runs)
+def heaps_fork_unlock_extents() -> cython.void:
+    extents_unlock_all(the_default_heap.extents)
 
 
-def heaps_fork_reset_runs() -> cython.void:
-    runs_reset(the_default_heap.runs)
+def heaps_fork_reset_extents() -> cython.void:
+    extents_reset(the_default_heap.extents)

@@ -6,9 +6,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from freehold.core.budget cimport Budget
+from freehold.core.extentbook cimport Extents
 from freehold.core.large cimport Large, LargeThread
 from freehold.core.primary cimport Primary
-from freehold.core.runs cimport Runs
 from freehold.core.span cimport SpanHome
 from freehold.core.sync cimport Mutex
 
@@ -20,7 +20,7 @@ cdef enum:
 cdef enum:                          # huge pages for growing parts of a heap
     HEAP_HUGE_NEVER = 0
     HEAP_HUGE_AUTO = 1              # a region past its first 2 MiB, large blocks
-    HEAP_HUGE_ALWAYS = 2            # runs of pages, too, from the first on
+    HEAP_HUGE_ALWAYS = 2            # extents, too, from the first on
 
 cdef struct HeapConfig:
     uint64_t limit                  # bytes; NOWHERE: none
@@ -42,7 +42,7 @@ cdef struct Heap:
     HeapConfig config               # constant; the limit is the budget's
     Budget budget
     Primary *primary                # constant
-    Runs *runs                      # NULL until first used; written under `lock`; atomic
+    Extents *extents                   # NULL until first used; written under `lock`; atomic
     Large *large                    # the same
     LargeThread *shelf              # large blocks kept for all threads; the default heap has one for each thread instead
     SpanHome spans
@@ -71,8 +71,8 @@ cdef uint32_t home_region_bits(uint64_t heaps) noexcept nogil
 cdef int home_open_primary(Heap *h) noexcept nogil
 cdef bint home_take_base(Heap *h, uint64_t bytes) noexcept nogil
 cdef void home_give_base(Heap *h, uint64_t bytes) noexcept nogil
-cdef Runs *home_runs(Heap *h) noexcept nogil
-cdef int home_make_runs(Heap *h) noexcept nogil
+cdef Extents *home_extents(Heap *h) noexcept nogil
+cdef int home_make_extents(Heap *h) noexcept nogil
 cdef int home_make_large(Heap *h) noexcept nogil
 cdef uint64_t home_serve_small(Heap *h, uint64_t size, uint64_t align) noexcept nogil
 cdef uint64_t home_serve_large(Heap *h, LargeThread *t, uint64_t size, uint64_t align, bint zero) noexcept nogil

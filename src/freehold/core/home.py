@@ -20,6 +20,19 @@ from cython.cimports.freehold.core.cache import (
     cache_register,
     cache_unregister,
 )
+from cython.cimports.freehold.core.emap import EXTENT_PAGE
+from cython.cimports.freehold.core.extent import (
+    extents_allocate,
+    extents_close,
+    extents_deallocate,
+    extents_dispose,
+    extents_open,
+    extents_resize_at,
+    extents_usable_size,
+)
+from cython.cimports.freehold.core.extentbook import ExtentConfig, Extents
+from cython.cimports.freehold.core.extentgrow import extents_vacate
+from cython.cimports.freehold.core.extentpurge import extents_give_back, extents_tick
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_OK
 from cython.cimports.freehold.core.home import (
     HEAP_HUGE_ALWAYS,
@@ -70,25 +83,12 @@ from cython.cimports.freehold.core.primary import (
     primary_vacate,
 )
 from cython.cimports.freehold.core.release import primary_release, primary_tick
-from cython.cimports.freehold.core.runs import (
-    RUN_PAGE_BYTES,
-    Runs,
-    runs_allocate,
-    runs_close,
-    runs_deallocate,
-    runs_open,
-    runs_purge,
-    runs_resize,
-    runs_tick,
-    runs_usable_size,
-    runs_vacate,
-)
 from cython.cimports.freehold.core.sizes import sizes_default, sizes_index
 from cython.cimports.freehold.core.space import (
+    LAYER_EXTENT,
     LAYER_HUGE,
     LAYER_LARGE,
     LAYER_NONE,
-    LAYER_PAGES,
     LAYER_PRIMARY,
     owner_layer,
     space_owner,
@@ -180,16 +180,17 @@ def home_close(h: cython.pointer[Heap]) -> cython.void:
         address = span_next(cython.address(h.spans), address)
     if h.large != cython.NULL:
         large_close(h.large)
-    if h.runs != cython.NULL:
-        runs_close(h.runs)
+    if h.extents != cython.NULL:
+        extents_close(h.extents)
+        extents_dispose(h.extents)
     cache_unregister(h.primary)
     primary_close(h.primary)
 
 
 def home_vacate(h: cython.pointer[Heap]) -> cython.void:
     primary_vacate(h.primary)
-    if h.runs != cython.NULL:
-        runs_vacate(h.runs)
+    if h.extents != cython.NULL:
+        extents_vacate(h.extents)
     if h.large != cython.NULL:
         large_vacate(h.large)
     address: uint64_t = span_next(cython.address(h.spans), 0)
@@ -201,32 +202,40 @@ def home_vacate(h: cython.pointer[Heap]) -> cython.void:
 # ---- layers, made at first use ----
 
 
-def home_runs(h: cython.pointer[Heap]) -> cython.pointer[Runs]:
-    runs: cython.pointer[Runs] = cython.cast(
-        cython.pointer[Runs], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.runs)))
+def home_extents(h: cython.pointer[Heap]) -> cython.pointer[Extents]:
+    extents: cython.pointer[Extents] = cython.cast(
+        cython.pointer[Extents], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.extents)))
     )
-    if cython.unlikely(runs == cython.NULL):
+    if cython.unlikely(extents == cython.NULL):
         mutex_lock(cython.address(h.lock))
-        if h.runs == cython.NULL:
-            home_make_runs(h)
-        runs = h.runs
+        if h.extents == cython.NULL:
+            home_make_extents(h)
+        extents = h.extents
         mutex_unlock(cython.address(h.lock))
-    return runs
+    return extents
 
 
-def home_make_runs(h: cython.pointer[Heap]) -> cython.int:
+def home_make_extents(h: cython.pointer[Heap]) -> cython.int:
     """Under the heap's lock. Only the default heap's budget does not mind that a huge page is more than was asked."""
-    if not home_take_base(h, cython.sizeof(Runs) + RUN_PAGE_BYTES):
+    if not home_take_base(h, cython.sizeof(Extents)):
         return ENOMEM
-    huge: cython.bint = h.config.huge_pages == HEAP_HUGE_ALWAYS or (
+    config = cython.declare(ExtentConfig)
+    memset(cython.address(config), 0, cython.sizeof(ExtentConfig))
+    config.heap = h.id
+    config.dirty_ns = h.config.decay_ns
+    config.budget = cython.address(h.budget)
+    config.node = h.config.node
+    config.maps_coalesce = True
+    config.grows = True
+    config.huge_pages = h.config.huge_pages == HEAP_HUGE_ALWAYS or (
         h.id == HEAP_ID and h.config.huge_pages != HEAP_HUGE_NEVER
     )
-    made: cython.pointer[Runs] = cython.NULL
-    error: cython.int = runs_open(h.id, huge, cython.address(h.budget), h.config.node, cython.address(made))
+    made: cython.pointer[Extents] = cython.NULL
+    error: cython.int = extents_open(cython.address(config), cython.address(made))
     if error:
-        home_give_base(h, cython.sizeof(Runs) + RUN_PAGE_BYTES)
+        home_give_base(h, cython.sizeof(Extents))
     else:
-        store64_release(cython.cast(cython.pointer[uint64_t], cython.address(h.runs)), cython.cast(uint64_t, made))
+        store64_release(cython.cast(cython.pointer[uint64_t], cython.address(h.extents)), cython.cast(uint64_t, made))
     return error
 
 
@@ -272,7 +281,7 @@ def home_make_large(h: cython.pointer[Heap]) -> cython.int:
 
 def home_make_all(h: cython.pointer[Heap]) -> cython.int:
     mutex_lock(cython.address(h.lock))
-    error: cython.int = home_make_runs(h)
+    error: cython.int = home_make_extents(h)
     if not error:
         error = home_make_large(h)
     mutex_unlock(cython.address(h.lock))
@@ -296,9 +305,9 @@ def home_serve(
             return cython.cast(cython.p_void, address)
     if h.config.secure:
         address = span_allocate(cython.address(h.spans), size, align, True)
-    elif size < sizes_default().large_minimum and align <= RUN_PAGE_BYTES:
-        runs: cython.pointer[Runs] = home_runs(h)
-        address = 0 if runs == cython.NULL else runs_allocate(runs, size, zero)
+    elif size < sizes_default().large_minimum and align <= EXTENT_PAGE:
+        extents: cython.pointer[Extents] = home_extents(h)
+        address = 0 if extents == cython.NULL else extents_allocate(extents, size, zero)
     else:
         address = home_serve_large(h, t, size, align, zero)
     return cython.cast(cython.p_void, address)
@@ -317,7 +326,7 @@ def home_serve_large(
     if size <= sizes_default().large_maximum:
         request = cython.declare(LargeRequest)
         memset(cython.address(request), 0, cython.sizeof(LargeRequest))
-        request.size = most(size, sizes_default().large_minimum) if align > RUN_PAGE_BYTES else size
+        request.size = most(size, sizes_default().large_minimum) if align > EXTENT_PAGE else size
         request.align = align
         request.zero = zero
         large_note_time(large, now_ns())
@@ -339,8 +348,8 @@ def home_take_back(
         if h.config.secure:
             return home_hold(h, address, owner, size)
         return cache_deallocate_to(h.primary, address, size)
-    if layer == LAYER_PAGES:
-        return runs_deallocate(h.runs, address, owner, size)
+    if layer == LAYER_EXTENT:
+        return extents_deallocate(h.extents, address, size)
     if layer == LAYER_LARGE:
         size[0] = large_usable_size(h.large, address)
         large_note_time(h.large, now_ns())
@@ -362,8 +371,8 @@ def home_judge(
         reason: cython.int = primary_judge(h.primary, address, cython.address(size_class))
         size[0] = size_class
         return reason
-    if layer == LAYER_PAGES:
-        size[0] = runs_usable_size(h.runs, address, owner)
+    if layer == LAYER_EXTENT:
+        size[0] = extents_usable_size(h.extents, address)
     elif layer == LAYER_LARGE:
         size[0] = large_usable_size(h.large, address)
     elif layer == LAYER_HUGE:
@@ -375,8 +384,8 @@ def home_judge(
 
 def home_resize(h: cython.pointer[Heap], address: uint64_t, owner: uint64_t, size: uint64_t) -> cython.bint:
     layer: uint32_t = owner_layer(owner)
-    if layer == LAYER_PAGES and size < sizes_default().large_minimum:
-        return runs_resize(h.runs, address, owner, size)
+    if layer == LAYER_EXTENT and size < sizes_default().large_minimum:
+        return extents_resize_at(h.extents, address, size)
     if layer == LAYER_LARGE and size >= sizes_default().large_minimum // 2:
         return large_resize_in_place(h.large, address, size)
     return False
@@ -436,8 +445,8 @@ def home_tick(h: cython.pointer[Heap], now: uint64_t) -> cython.bint:
     fork_pass()
     primary_tick(h.primary, now, cython.address(busy))
     fork_pass()
-    if h.runs != cython.NULL:
-        runs_tick(h.runs, cython.address(busy))
+    if h.extents != cython.NULL:
+        extents_tick(h.extents, now, cython.address(busy))
         fork_pass()
     if h.large != cython.NULL:
         large_maintain(h.large, now, False)
@@ -463,8 +472,8 @@ def home_purge(h: cython.pointer[Heap]) -> uint64_t:
         given_back += primary_release(h.primary, i, now, NOWHERE)
         i += 1
     cache_go_out(inside)
-    if h.runs != cython.NULL:
-        given_back += runs_purge(h.runs)
+    if h.extents != cython.NULL:
+        given_back += extents_give_back(h.extents)
     if h.large != cython.NULL:
         idle: uint64_t = large_dirty_bytes(h.large)
         large_maintain(h.large, now, True)

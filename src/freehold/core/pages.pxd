@@ -3,7 +3,7 @@
 # Any thread, any time. Addresses and sizes are in bytes, multiples of the page; npages in pages.
 # Does not: map the memory it hands out (whoever calls pages_grow does), or know what a page is used for.
 # After: Go's page allocator.
-from freehold.core.pagebook cimport Pages
+from freehold.core.pagebook cimport Mark, Pages
 from freehold.core.tract cimport Summary
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -26,6 +26,7 @@ cdef bint pages_try_allocate(Pages *p, uint64_t npages, uint64_t *address, uint6
 cdef bint pages_allocate(Pages *p, uint64_t npages, uint64_t *address, uint64_t *scavenged) noexcept nogil      # waits for purges before it refuses
 cdef bint pages_allocate_range(Pages *p, uint64_t address, uint64_t npages, uint64_t *scavenged) noexcept nogil
 cdef int pages_free(Pages *p, uint64_t address, uint64_t npages) noexcept nogil  # FREE_OK, _DOUBLE, _FOREIGN, or _INTERIOR: misaligned
+cdef int pages_free_scavenged(Pages *p, uint64_t address, uint64_t npages) noexcept nogil  # the same; their memory is the OS's already
 cdef bint pages_find(Pages *p, uint64_t npages, uint64_t *address, uint64_t *hint) noexcept nogil  # what pages_allocate would return
 cdef uint64_t pages_search_address(Pages *p) noexcept nogil          # NOWHERE: no page is free
 cdef bint pages_next_known(Pages *p, uint64_t from_, uint64_t *base, uint64_t *limit) noexcept nogil  # the known range that holds or follows an address
@@ -43,4 +44,5 @@ cdef uint64_t pages_search_hint(Pages *p, uint64_t npages) noexcept nogil
 cdef bint pages_refusal_is_right(Pages *p) noexcept nogil
 cdef uint64_t pages_use(Pages *p, uint64_t page, uint64_t npages) noexcept nogil
 cdef uint64_t pages_take(Pages *p, uint64_t npages, uint64_t *scavenged) noexcept nogil
+cdef int pages_free_as(Pages *p, uint64_t address, uint64_t npages, Mark how) noexcept nogil
 cdef bint pages_set_aside(Pages *p, uint64_t page, uint64_t npages) noexcept nogil

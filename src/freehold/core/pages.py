@@ -27,7 +27,9 @@ from cython.cimports.freehold.core.machine import (
 )
 from cython.cimports.freehold.core.pagebook import (
     MARK_FREE,
+    MARK_SCAVENGED,
     MARK_USED,
+    Mark,
     Pages,
     PagesCache,
     PagesClaim,
@@ -320,6 +322,14 @@ def pages_allocate_range(
 
 
 def pages_free(p: cython.pointer[Pages], address: uint64_t, npages: uint64_t) -> cython.int:
+    return pages_free_as(p, address, npages, MARK_FREE)
+
+
+def pages_free_scavenged(p: cython.pointer[Pages], address: uint64_t, npages: uint64_t) -> cython.int:
+    return pages_free_as(p, address, npages, MARK_SCAVENGED)
+
+
+def pages_free_as(p: cython.pointer[Pages], address: uint64_t, npages: uint64_t, how: Mark) -> cython.int:
     page: uint64_t = address >> p.page_shift
     if page << p.page_shift != address:
         return FREE_INTERIOR
@@ -328,8 +338,9 @@ def pages_free(p: cython.pointer[Pages], address: uint64_t, npages: uint64_t) ->
     if state == FREE_OK and pages_set_aside(p, page, npages):
         state = FREE_DOUBLE
     if state == FREE_OK:
-        pages_mark(p, page, npages, MARK_FREE)
+        pages_mark(p, page, npages, how)
         p.used_pages -= npages
+        p.scavenged_pages += npages if how == MARK_SCAVENGED else 0
         p.hint = least(p.hint, page)
         pages_verify(p)
     mutex_unlock(cython.address(p.lock))

@@ -8,6 +8,7 @@ from libc.stdint cimport uint64_t
 
 cdef uint64_t pages_scavenge(Pages *p, uint64_t nbytes, bint background) noexcept nogil  # bytes released, highest first
 cdef bint pages_shrink(Pages *p, uint64_t from_, uint64_t *base, uint64_t *size) noexcept nogil  # forget the lowest range of free, scavenged chunks at or after
+cdef bint pages_shrink_range(Pages *p, uint64_t base, uint64_t size) noexcept nogil  # forget these chunks, if all are known, free and scavenged
 
 # inside scavenge
 cdef enum:

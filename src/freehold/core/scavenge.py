@@ -186,6 +186,18 @@ def pages_shrink(
     return chunk != NOWHERE
 
 
+def pages_shrink_range(p: cython.pointer[Pages], base: uint64_t, size: uint64_t) -> cython.bint:
+    shift: uint32_t = p.page_shift + CHUNK_SHIFT
+    n: uint64_t = 0
+    mutex_lock(cython.address(p.lock))
+    while n < size >> shift and pages_may_forget(p, (base >> shift) + n):
+        n += 1
+    if n == size >> shift:
+        pages_forget(p, base >> shift, n)
+    mutex_unlock(cython.address(p.lock))
+    return n == size >> shift
+
+
 def pages_may_forget(p: cython.pointer[Pages], chunk: uint64_t) -> cython.bint:
     """Whether a chunk is known, wholly free and wholly scavenged."""
     tract: cython.pointer[PageTract] = tree_tract(cython.address(p.tree), chunk // TRACT_CHUNKS)

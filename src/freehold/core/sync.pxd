@@ -12,8 +12,8 @@ cdef enum:                          # the ranks, outermost first; keep `rank_nam
     RANK_HEAP = 4                   # a heap's layers being made; what it holds back
     RANK_LARGE_REFILL = 5           # one thread at a time maps a new area
     RANK_LARGE = 6                  # the queues of one large class
-    RANK_RUNS = 7                   # a heap's runs of pages
-    RANK_PAGES = 8                  # a page allocator
+    RANK_EXTENTS = 7                # the extents of a heap
+    RANK_PAGES = 8                  # a page allocator; a heap's three in order of address
     RANK_CACHES = 9                 # the list of thread caches
     RANK_REGION = 10                # one region of a primary; many, in order of address
     RANK_ARENA = 11                 # which arenas a set of them has

@@ -27,6 +27,7 @@ from cython.cimports.freehold.core.sync import (
     MOST_HELD,
     RANK_ARENA,
     RANK_CACHES,
+    RANK_EXTENTS,
     RANK_HEAP,
     RANK_HEAPS,
     RANK_INSTALL,
@@ -36,7 +37,6 @@ from cython.cimports.freehold.core.sync import (
     RANK_PAGES,
     RANK_RECLAIM,
     RANK_REGION,
-    RANK_RUNS,
     RANK_SPACE,
     RANKS,
     ForkSteps,
@@ -120,8 +120,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"large refill"
     if rank == RANK_LARGE:
         return b"large"
-    if rank == RANK_RUNS:
-        return b"runs"
+    if rank == RANK_EXTENTS:
+        return b"extents"
     if rank == RANK_PAGES:
         return b"pages"
     if rank == RANK_CACHES:
