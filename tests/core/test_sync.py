@@ -13,7 +13,19 @@ from freehold.face.probe import Lock, held, name_of_rank
 if TYPE_CHECKING:
     from conftest import Run
 
-RANKS = ["install", "reclaim", "heaps", "large refill", "large", "extents", "pages", "caches", "region", "space", "leaf"]
+RANKS = [
+    "install",
+    "reclaim",
+    "heaps",
+    "large refill",
+    "large",
+    "extents",
+    "pages",
+    "caches",
+    "region",
+    "space",
+    "leaf",
+]
 SIGABRT = -6
 
 

@@ -33,7 +33,6 @@ from cython.cimports.freehold.core.extent import (
     extents_allocate,
     extents_deallocate,
     extents_open,
-    extents_resize_at,
     extents_usable_size,
 )
 from cython.cimports.freehold.core.extentbook import (
@@ -44,6 +43,7 @@ from cython.cimports.freehold.core.extentbook import (
     extents_unlock_all,
 )
 from cython.cimports.freehold.core.extentpurge import extents_give_back, extents_tick
+from cython.cimports.freehold.core.extentshape import extents_resize_at
 from cython.cimports.freehold.core.extentview import ExtentStats, extents_read_stats
 from cython.cimports.freehold.core.fault import (
     FAULTS,

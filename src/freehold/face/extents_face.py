@@ -28,12 +28,9 @@ from cython.cimports.freehold.core.extent import (
     extents_enter,
     extents_exit,
     extents_give,
-    extents_merge,
     extents_obtain,
     extents_open,
     extents_read,
-    extents_resize,
-    extents_split,
 )
 from cython.cimports.freehold.core.extentbook import (
     MERGE_COMMIT,
@@ -51,6 +48,7 @@ from cython.cimports.freehold.core.extentbook import (
 )
 from cython.cimports.freehold.core.extentgrow import extents_shrink
 from cython.cimports.freehold.core.extentpurge import extents_decay, extents_purge
+from cython.cimports.freehold.core.extentshape import extents_merge, extents_resize, extents_split
 from cython.cimports.freehold.core.extentview import (
     ExtentStats,
     ExtentWrong,
