@@ -818,3 +818,39 @@ def test_E5_a_storm_of_threads_leaves_every_byte_in_place(coalesce: bool, hooked
     assert {"active": 0, "dirty": 0, "muzzy": 0} == {k: v for k, v in x.counts().items() if k != "retained"}
     x.shrink()
     assert {"active": 0, "dirty": 0, "muzzy": 0, "retained": 0} == x.counts()
+
+
+# ---- the heap's view: addresses, and a limit ----
+
+
+@pytest.mark.debug
+def test_E4_what_becomes_resident_counts_against_the_limit_first() -> None:
+    """A refusal changes nothing; what is dirty counts and is used again; what is purged counts no more."""
+    from freehold.face.probe import LimitedExtents
+
+    x = LimitedExtents(10 * PAGE)
+    a, b = x.allocate(4 * PAGE), x.allocate(6 * PAGE)
+
+    assert (10 * PAGE, 0, False) == (x.used, x.allocate(1), x.resize(b, 7 * PAGE))
+    assert 0 == x.deallocate(a)
+    assert (10 * PAGE, a) == (x.used, x.allocate(4 * PAGE))
+    assert x.resize(b, 2 * PAGE)
+    assert (10 * PAGE, 4 * PAGE, 6 * PAGE) == (x.used, x.purge(), x.used)
+    assert x.resize(b, 6 * PAGE)
+    assert 10 * PAGE == x.used
+    assert 0 == x.close()
+
+
+@pytest.mark.debug
+def test_E7_a_bad_address_is_told_apart_and_changes_nothing() -> None:
+    """Twice; inside a page; inside an extent."""
+    from freehold.face.probe import LimitedExtents
+
+    double, interior = 1, 3
+    x = LimitedExtents(REGION)
+    a = x.allocate(4 * PAGE)
+
+    assert [interior, interior] == [x.deallocate(a + 8), x.deallocate(a + PAGE)]
+    assert [0, double, interior] == [x.deallocate(a), x.deallocate(a), x.deallocate(a + 8)]
+    assert 4 * PAGE == x.used
+    x.close()

@@ -19,35 +19,25 @@ cdef void extents_dispose(Extents *x) noexcept nogil                  # closed, 
 cdef uint64_t extents_allocate(Extents *x, uint64_t size, bint zero) noexcept nogil  # address, or 0
 cdef int extents_deallocate(Extents *x, uint64_t address, uint64_t *size) noexcept nogil  # FREE_ reason, and the bytes that were live
 cdef uint64_t extents_usable_size(Extents *x, uint64_t address) noexcept nogil  # 0: no live extent begins there
-cdef bint extents_resize_at(Extents *x, uint64_t address, uint64_t size) noexcept nogil  # in place, or False
 
 # For whoever knows extents by their records: `birth` tells which extent of a record is meant.
 cdef int extents_obtain(Extents *x, uint64_t pages, bint zero, ExtentView *into) noexcept nogil  # 0 or the errno
 cdef int extents_give(Extents *x, Extent *e, uint64_t birth) noexcept nogil  # FREE_ reason
-cdef bint extents_resize(Extents *x, Extent *e, uint64_t birth, uint64_t pages) noexcept nogil
-cdef int extents_split(Extents *x, Extent *e, uint64_t birth, uint64_t pages, ExtentView *rest) noexcept nogil  # 0, ENOMEM, EINVAL: refused
-cdef int extents_merge(Extents *x, const ExtentView *a, const ExtentView *b) noexcept nogil
 cdef bint extents_read(Extents *x, Extent *e, uint64_t birth, ExtentView *into) noexcept nogil  # False: it is no more
 
-# inside extent
-cdef void extents_end(Extents *x) noexcept nogil
+# For extentshape; the lock is held.
 cdef bint extents_is_live(Extent *e, uint64_t birth) noexcept nogil
 cdef void extents_activate(Extents *x, Extent *e) noexcept nogil
 cdef void extents_deactivate(Extents *x, Extent *e) noexcept nogil
+cdef Extent *extents_from_retained(Extents *x, uint64_t address, uint64_t pages) noexcept nogil
+cdef void extents_put_rest(Extents *x, Eset *s, Extent *rest, Extent *newer) noexcept nogil
+
+# inside extent
+cdef void extents_end(Extents *x) noexcept nogil
 cdef uint64_t extents_take_again(Extents *x, uint64_t pages) noexcept nogil
 cdef Extent *extents_new(Extents *x, uint64_t pages, bint zero, bint *fresh) noexcept nogil
 cdef Extent *extents_take_idle(Extents *x, Eset *s, uint64_t pages) noexcept nogil
 cdef Extent *extents_take_retained(Extents *x, uint64_t pages, bint zero) noexcept nogil
 cdef bint extents_take_pages(Extents *x, uint64_t pages, uint64_t *address) noexcept nogil
-cdef Extent *extents_from_retained(Extents *x, uint64_t address, uint64_t pages) noexcept nogil
-cdef void extents_put_rest(Extents *x, Eset *s, Extent *rest, Extent *newer) noexcept nogil
 cdef bint extents_reads_zero(Extents *x, const Extent *e) noexcept nogil
 cdef void extents_release(Extents *x, Extent *e) noexcept nogil
-cdef bint extents_reform(Extents *x, Extent *e, uint64_t pages) noexcept nogil
-cdef bint extents_shorten(Extents *x, Extent *e, uint64_t pages) noexcept nogil
-cdef bint extents_lengthen(Extents *x, Extent *e, uint64_t more) noexcept nogil
-cdef bint extents_lengthen_into_idle(Extents *x, Extent *e, Extent *next, uint64_t more) noexcept nogil
-cdef bint extents_lengthen_into_retained(Extents *x, Extent *e, uint64_t more) noexcept nogil
-cdef int extents_merge_same(Extents *x, Extent *low, Extent *high) noexcept nogil
-cdef void extents_take(Extents *x, Extent *e) noexcept nogil
-cdef void extents_put(Extents *x, Extent *e, uint32_t state) noexcept nogil

@@ -27,12 +27,12 @@ from cython.cimports.freehold.core.extent import (
     extents_deallocate,
     extents_dispose,
     extents_open,
-    extents_resize_at,
     extents_usable_size,
 )
 from cython.cimports.freehold.core.extentbook import ExtentConfig, Extents
 from cython.cimports.freehold.core.extentgrow import extents_vacate
 from cython.cimports.freehold.core.extentpurge import extents_give_back, extents_tick
+from cython.cimports.freehold.core.extentshape import extents_resize_at
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_OK
 from cython.cimports.freehold.core.home import (
     HEAP_HUGE_ALWAYS,

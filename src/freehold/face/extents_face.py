@@ -28,12 +28,9 @@ from cython.cimports.freehold.core.extent import (
     extents_enter,
     extents_exit,
     extents_give,
-    extents_merge,
     extents_obtain,
     extents_open,
     extents_read,
-    extents_resize,
-    extents_split,
 )
 from cython.cimports.freehold.core.extentbook import (
     MERGE_COMMIT,
@@ -51,6 +48,7 @@ from cython.cimports.freehold.core.extentbook import (
 )
 from cython.cimports.freehold.core.extentgrow import extents_shrink
 from cython.cimports.freehold.core.extentpurge import extents_decay, extents_purge
+from cython.cimports.freehold.core.extentshape import extents_merge, extents_resize, extents_split
 from cython.cimports.freehold.core.extentview import (
     ExtentStats,
     ExtentWrong,
@@ -252,20 +250,23 @@ class Extent:
     def _look(self) -> cython.bint:
         """Look at it anew; False if it is no more. Its memory may have gone back to the OS: it is retained then."""
         core: cython.pointer[Core] = self._heap._core
+        view = cython.declare(ExtentView)  # a copy: without the GIL other threads look, too
         there: cython.bint = False
         if self._dead:
             return False
+        view = self._view
         with cython.nogil:
             if extents_enter(core):
-                if self._view.extent != cython.NULL:
-                    there = extents_read(core, self._view.extent, self._view.birth, cython.address(self._view))
+                if view.extent != cython.NULL:
+                    there = extents_read(core, view.extent, view.birth, cython.address(view))
                 if not there:
-                    there = extents_is_retained(core, self._view.address, self._view.size)
+                    there = extents_is_retained(core, view.address, view.size)
                     if there:
-                        self._view.extent = cython.NULL
-                        self._view.state = EXTENT_RETAINED
-                        self._view.size_class = EXTENT_NO_CLASS
+                        view.extent = cython.NULL
+                        view.state = EXTENT_RETAINED
+                        view.size_class = EXTENT_NO_CLASS
                 extents_exit(core)
+        self._view = view
         self._dead = not there
         return there
 
@@ -495,8 +496,10 @@ class Extents:
             self._pass_time(now_ms)
             reason: cython.int = 1
             if extent._look() and extent._view.extent != cython.NULL:
+                view = cython.declare(ExtentView)
+                view = extent._view
                 with cython.nogil:
-                    reason = extents_give(self._core, extent._view.extent, extent._view.birth)
+                    reason = extents_give(self._core, view.extent, view.birth)
             if reason != FREE_OK:
                 raise BadFree(address=extent._view.address, reason="double")
         finally:
@@ -527,10 +530,12 @@ class Extents:
             if number >= extent._view.size:
                 raise ValueError(f"size must be less than the extent's {extent._view.size}, not {number}")
             rest = cython.declare(ExtentView)
+            view = cython.declare(ExtentView)
+            view = extent._view
             pages: uint64_t = number // EXTENT_PAGE
             error: cython.int
             with cython.nogil:
-                error = extents_split(self._core, extent._view.extent, extent._view.birth, pages, cython.address(rest))
+                error = extents_split(self._core, view.extent, view.birth, pages, cython.address(rest))
             if error == ENOMEM:
                 raise OutOfMemory("no room for a record", layer="extent")
             if error:
@@ -560,8 +565,11 @@ class Extents:
                     raise BadFree(address=cython.cast(Extent, e)._view.address, reason="double")
             why: cython.int = self._why_apart(low, high)
             if why == MERGE_OK:
+                views = cython.declare(ExtentView[2])
+                views[0] = low._view
+                views[1] = high._view
                 with cython.nogil:
-                    why = extents_merge(self._core, cython.address(low._view), cython.address(high._view))
+                    why = extents_merge(self._core, views, views + 1)
             if why == MERGE_DEAD:
                 raise BadFree(address=high._view.address, reason="double")
             if why != MERGE_OK:
@@ -593,8 +601,10 @@ class Extents:
             self._pass_time(now_ms)
             pages: uint64_t = min(-(-number // EXTENT_PAGE), WORD - 1)
             done: cython.bint
+            view = cython.declare(ExtentView)
+            view = extent._view
             with cython.nogil:
-                done = extents_resize(self._core, extent._view.extent, extent._view.birth, pages)
+                done = extents_resize(self._core, view.extent, view.birth, pages)
             return bool(done)
         finally:
             self._exit()

@@ -18,6 +18,17 @@ from cython.cimports.freehold.core.bits import (
     bits_next_set,
     bits_set,
 )
+from cython.cimports.freehold.core.budget import Budget, budget_open
+from cython.cimports.freehold.core.extent import (
+    extents_allocate,
+    extents_close,
+    extents_deallocate,
+    extents_dispose,
+    extents_open,
+)
+from cython.cimports.freehold.core.extentbook import ExtentConfig, Extents
+from cython.cimports.freehold.core.extentpurge import extents_purge
+from cython.cimports.freehold.core.extentshape import extents_resize_at
 from cython.cimports.freehold.core.heap import heap_boot
 from cython.cimports.freehold.core.sizes import Sizes, sizes_default, sizes_divide
 from cython.cimports.freehold.core.space import (
@@ -53,6 +64,7 @@ from cython.cimports.freehold.core.vm import (
     vm_unmap_metadata,
 )
 from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.string import memset
 
 heap_boot()
 
@@ -219,6 +231,52 @@ def read_owner(address: uint64_t, first: uint64_t, second: uint64_t, times: uint
             word = space_owner(address)
             wrong += word != 0 and word != owner_word(first, 1, first) and word != owner_word(second, 1, second)
     return wrong
+
+
+# ---- extents under a limit ----
+
+
+@cython.final
+@cython.cclass
+class LimitedExtents:
+    """Extents that belong to a budget, by the functions that the heap calls."""
+
+    _budget: Budget
+    _extents: cython.pointer[Extents]
+
+    def __init__(self, limit: uint64_t):
+        config = cython.declare(ExtentConfig)
+        memset(cython.address(config), 0, cython.sizeof(ExtentConfig))
+        budget_open(cython.address(self._budget), limit)
+        config.heap = 0xFFFC
+        config.dirty_ns = ~cython.cast(uint64_t, 0)
+        config.maps_coalesce = True
+        config.budget = cython.address(self._budget)
+        if extents_open(cython.address(config), cython.address(self._extents)) != 0:
+            raise MemoryError
+
+    @property
+    def used(self) -> int:
+        return self._budget.used
+
+    def allocate(self, size: uint64_t) -> int:
+        return extents_allocate(self._extents, size, False)
+
+    def deallocate(self, address: uint64_t) -> int:
+        size: uint64_t = 0
+        return extents_deallocate(self._extents, address, cython.address(size))
+
+    def resize(self, address: uint64_t, size: uint64_t) -> bool:
+        return extents_resize_at(self._extents, address, size)
+
+    def purge(self) -> int:
+        return extents_purge(self._extents)
+
+    def close(self) -> int:
+        """Return what the budget still counts afterwards."""
+        extents_close(self._extents)
+        extents_dispose(self._extents)
+        return self._budget.used
 
 
 # ---- mappings and facts ----
