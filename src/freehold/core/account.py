@@ -16,7 +16,7 @@ from cython.cimports.freehold.core.account import (
 from cython.cimports.freehold.core.budget import budget_books, budget_limit, budget_refusals, budget_used
 from cython.cimports.freehold.core.cache import ClassCounts, cache_books, cache_read_class
 from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, fault_count
-from cython.cimports.freehold.core.home import Heap
+from cython.cimports.freehold.core.home import Heap, home_large, home_runs
 from cython.cimports.freehold.core.large import LARGE_POOLS, large_books, large_check, large_read_stats
 from cython.cimports.freehold.core.machine import futex_wait, least, load64_relaxed, memset
 from cython.cimports.freehold.core.pool import PoolFinding, PoolStats
@@ -39,9 +39,9 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 def account_read(h: cython.pointer[Heap], into: cython.pointer[HeapStats]) -> cython.void:
     memset(into, 0, cython.sizeof(HeapStats))
     account_add_small(h, into)
-    if h.runs != cython.NULL:
+    if home_runs(h) != cython.NULL:
         account_add_runs(h, into)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         account_add_large(h, into)
     account_add_spans(h, into)
     account_take_held(h, into)
@@ -179,7 +179,7 @@ def account_check(h: cython.pointer[Heap]) -> cython.int:
     if broken:
         return broken
     finding = cython.declare(PoolFinding)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         broken = large_check(h.large, cython.address(finding))
     if broken:
         return ACCOUNT_LAW_POOLS + broken
@@ -199,10 +199,15 @@ def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
     account_read(h, cython.address(s))
     books: uint64_t = 0
     used: uint64_t = primary_counted(h.primary, cython.address(books))
-    books += h.base_books + cache_books(h.primary)
-    if h.runs != cython.NULL:
+    books += cache_books(h.primary)
+    mutex_lock(cython.address(h.lock))
+    books += h.base_books
+    mutex_unlock(cython.address(h.lock))
+    if home_runs(h) != cython.NULL:
+        mutex_lock(cython.address(h.runs.lock))
         books += h.runs.chunks * RUN_BOOKS
-    if h.large != cython.NULL:
+        mutex_unlock(cython.address(h.runs.lock))
+    if home_large(h) != cython.NULL:
         books += large_books(h.large)
     if books != s.metadata:
         return ACCOUNT_LAW_BOOKS

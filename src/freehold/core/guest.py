@@ -42,9 +42,12 @@ def guest_hit(
 ) -> cython.bint:
     """Pop the newest block."""
     enter(seat)
+    if cython.unlikely(is_claimed(c)):  # before anything that a claimer writes is read
+        leave(seat, c)
+        return False
     word: uint64_t = b.word
     count: uint64_t = bin_count(word)
-    if cython.unlikely(is_claimed(c) or count == 0):
+    if cython.unlikely(count == 0):
         leave(seat, c)
         return False
     number: uint64_t = b.slots[count - 1]
@@ -75,9 +78,12 @@ def guest_deallocate(heap: uint64_t, address: uint64_t) -> cython.bint:
     if cython.unlikely(load8_relaxed(state) != BLOCK_LIVE):
         return False
     enter(seat)
+    if cython.unlikely(is_claimed(c)):
+        leave(seat, c)
+        return False
     word: uint64_t = b.word
     count: uint64_t = bin_count(word)
-    if cython.unlikely(is_claimed(c) or count >= b.most):
+    if cython.unlikely(count >= b.most):
         leave(seat, c)
         return False
     store8_relaxed(state, BLOCK_CACHED)

@@ -185,9 +185,9 @@ def home_close(h: cython.pointer[Heap]) -> cython.void:
 
 def home_vacate(h: cython.pointer[Heap]) -> cython.void:
     primary_vacate(h.primary)
-    if h.runs != cython.NULL:
+    if home_runs(h) != cython.NULL:
         runs_vacate(h.runs)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         large_vacate(h.large)
     address: uint64_t = span_next(cython.address(h.spans), 0)
     while address:
@@ -199,16 +199,19 @@ def home_vacate(h: cython.pointer[Heap]) -> cython.void:
 
 
 def home_runs(h: cython.pointer[Heap]) -> cython.pointer[Runs]:
-    runs: cython.pointer[Runs] = cython.cast(
+    return cython.cast(
         cython.pointer[Runs], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.runs)))
     )
-    if cython.unlikely(runs == cython.NULL):
+
+
+def home_need_runs(h: cython.pointer[Heap]) -> cython.pointer[Runs]:
+    """Make the layer if it is not there; NULL: it is refused."""
+    if cython.unlikely(home_runs(h) == cython.NULL):
         mutex_lock(cython.address(h.lock))
         if h.runs == cython.NULL:
             home_make_runs(h)
-        runs = h.runs
         mutex_unlock(cython.address(h.lock))
-    return runs
+    return home_runs(h)
 
 
 def home_make_runs(h: cython.pointer[Heap]) -> cython.int:
@@ -228,16 +231,19 @@ def home_make_runs(h: cython.pointer[Heap]) -> cython.int:
 
 
 def home_large(h: cython.pointer[Heap]) -> cython.pointer[Large]:
-    large: cython.pointer[Large] = cython.cast(
+    return cython.cast(
         cython.pointer[Large], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.large)))
     )
-    if cython.unlikely(large == cython.NULL):
+
+
+def home_need_large(h: cython.pointer[Heap]) -> cython.pointer[Large]:
+    """Make the layer if it is not there; NULL: it is refused."""
+    if cython.unlikely(home_large(h) == cython.NULL):
         mutex_lock(cython.address(h.lock))
         if h.large == cython.NULL:
             home_make_large(h)
-        large = h.large
         mutex_unlock(cython.address(h.lock))
-    return large
+    return home_large(h)
 
 
 def home_make_large(h: cython.pointer[Heap]) -> cython.int:
@@ -294,7 +300,7 @@ def home_serve(
     if h.config.secure:
         address = span_allocate(cython.address(h.spans), size, align, True)
     elif size < sizes_default().large_minimum and align <= RUN_PAGE_BYTES:
-        runs: cython.pointer[Runs] = home_runs(h)
+        runs: cython.pointer[Runs] = home_need_runs(h)
         address = 0 if runs == cython.NULL else runs_allocate(runs, size, zero)
     else:
         address = home_serve_large(h, t, size, align, zero)
@@ -308,7 +314,7 @@ def home_serve_small(h: cython.pointer[Heap], size: uint64_t, align: uint64_t) -
 def home_serve_large(
     h: cython.pointer[Heap], t: cython.pointer[LargeThread], size: uint64_t, align: uint64_t, zero: cython.bint
 ) -> uint64_t:
-    large: cython.pointer[Large] = home_large(h)
+    large: cython.pointer[Large] = home_need_large(h)
     if large == cython.NULL:
         return 0
     if size <= sizes_default().large_maximum:
@@ -433,10 +439,10 @@ def home_tick(h: cython.pointer[Heap], now: uint64_t) -> cython.bint:
     fork_pass()
     primary_tick(h.primary, now, cython.address(busy))
     fork_pass()
-    if h.runs != cython.NULL:
+    if home_runs(h) != cython.NULL:
         runs_tick(h.runs, cython.address(busy))
         fork_pass()
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         large_maintain(h.large, now, False)
         fork_pass()
         busy = busy or large_dirty_bytes(h.large) > 0
@@ -458,9 +464,9 @@ def home_purge(h: cython.pointer[Heap]) -> uint64_t:
     while i < h.primary.classes:
         given_back += primary_release(h.primary, i, now, NOWHERE)
         i += 1
-    if h.runs != cython.NULL:
+    if home_runs(h) != cython.NULL:
         given_back += runs_purge(h.runs)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         idle: uint64_t = large_dirty_bytes(h.large)
         large_maintain(h.large, now, True)
         given_back += idle - least(idle, large_dirty_bytes(h.large))
