@@ -71,10 +71,10 @@ class Config(ctypes.Structure):
 
 
 def open_heap(
-    *, limit: int = NO_LIMIT, decay_ms: float = 1000, node: int = -1, huge_pages: int = 1, secure: bool = False
+    *, limit: int = NO_LIMIT, decay_ms: float | None = 1000, node: int = -1, huge_pages: int = 1, secure: bool = False
 ) -> int:
-    """Open a heap and return it."""
-    config = Config(limit, int(decay_ms * 1e6), node, huge_pages, secure)
+    """Open a heap and return it; with no decay time it never gives back by itself."""
+    config = Config(limit, NO_LIMIT if decay_ms is None else int(decay_ms * 1e6), node, huge_pages, secure)
     heap = ctypes.c_void_p()
     error = heaps_open(ctypes.byref(config), ctypes.byref(heap))
     if error:

@@ -23,10 +23,10 @@ from cython.cimports.freehold.core.cache import (
     cache_read_class,
 )
 from cython.cimports.freehold.core.emap import EXTENT_SHIFT
-from cython.cimports.freehold.core.extentbook import EXTENT_BOOKS
+from cython.cimports.freehold.core.extentbook import EXTENT_BOOKS, extents_lock, extents_unlock
 from cython.cimports.freehold.core.extentview import ExtentStats, extents_read_stats
 from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, fault_count
-from cython.cimports.freehold.core.home import Heap
+from cython.cimports.freehold.core.home import Heap, home_extents, home_large
 from cython.cimports.freehold.core.large import LARGE_POOLS, large_books, large_check, large_read_stats
 from cython.cimports.freehold.core.machine import futex_wait, least, load64_relaxed, memset
 from cython.cimports.freehold.core.pool import PoolFinding, PoolStats
@@ -48,9 +48,9 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 def account_read(h: cython.pointer[Heap], into: cython.pointer[HeapStats]) -> cython.void:
     memset(into, 0, cython.sizeof(HeapStats))
     account_add_small(h, into)
-    if h.extents != cython.NULL:
+    if home_extents(h) != cython.NULL:
         account_add_extents(h, into)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         account_add_large(h, into)
     account_add_spans(h, into)
     account_take_held(h, into)
@@ -202,7 +202,7 @@ def account_check_layers(h: cython.pointer[Heap]) -> cython.int:
     if broken:
         return broken
     finding = cython.declare(PoolFinding)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         broken = large_check(h.large, cython.address(finding))
     return ACCOUNT_LAW_POOLS + broken if broken else 0
 
@@ -212,10 +212,15 @@ def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
     account_read(h, cython.address(s))
     books: uint64_t = 0
     used: uint64_t = primary_counted(h.primary, cython.address(books))
-    books += h.base_books + cache_books(h.primary)
-    if h.extents != cython.NULL:
+    books += cache_books(h.primary)
+    mutex_lock(cython.address(h.lock))
+    books += h.base_books
+    mutex_unlock(cython.address(h.lock))
+    if home_extents(h) != cython.NULL:
+        extents_lock(h.extents)
         books += h.extents.map.chunks * EXTENT_BOOKS
-    if h.large != cython.NULL:
+        extents_unlock(h.extents)
+    if home_large(h) != cython.NULL:
         books += large_books(h.large)
     if books != s.metadata:
         return ACCOUNT_LAW_BOOKS

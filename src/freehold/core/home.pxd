@@ -64,14 +64,16 @@ cdef bint home_resize(Heap *h, uint64_t address, uint64_t owner, uint64_t size) 
 cdef bint home_tick(Heap *h, uint64_t now) noexcept nogil                               # True while something may still become idle
 cdef uint64_t home_purge(Heap *h) noexcept nogil                                        # everything idle, now; bytes
 cdef int home_make_all(Heap *h) noexcept nogil                                          # every layer, now; 0 or the errno
-cdef Large *home_large(Heap *h) noexcept nogil                                          # NULL: not made, and refused
+cdef Extents *home_extents(Heap *h) noexcept nogil                                            # NULL: not made yet
+cdef Large *home_large(Heap *h) noexcept nogil                                          # NULL: not made yet
 
 # inside home
 cdef uint32_t home_region_bits(uint64_t heaps) noexcept nogil
 cdef int home_open_primary(Heap *h) noexcept nogil
 cdef bint home_take_base(Heap *h, uint64_t bytes) noexcept nogil
 cdef void home_give_base(Heap *h, uint64_t bytes) noexcept nogil
-cdef Extents *home_extents(Heap *h) noexcept nogil
+cdef Extents *home_need_extents(Heap *h) noexcept nogil
+cdef Large *home_need_large(Heap *h) noexcept nogil
 cdef int home_make_extents(Heap *h) noexcept nogil
 cdef int home_make_large(Heap *h) noexcept nogil
 cdef uint64_t home_serve_small(Heap *h, uint64_t size, uint64_t align) noexcept nogil

@@ -189,9 +189,9 @@ def home_close(h: cython.pointer[Heap]) -> cython.void:
 
 def home_vacate(h: cython.pointer[Heap]) -> cython.void:
     primary_vacate(h.primary)
-    if h.extents != cython.NULL:
+    if home_extents(h) != cython.NULL:
         extents_vacate(h.extents)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         large_vacate(h.large)
     address: uint64_t = span_next(cython.address(h.spans), 0)
     while address:
@@ -203,16 +203,19 @@ def home_vacate(h: cython.pointer[Heap]) -> cython.void:
 
 
 def home_extents(h: cython.pointer[Heap]) -> cython.pointer[Extents]:
-    extents: cython.pointer[Extents] = cython.cast(
+    return cython.cast(
         cython.pointer[Extents], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.extents)))
     )
-    if cython.unlikely(extents == cython.NULL):
+
+
+def home_need_extents(h: cython.pointer[Heap]) -> cython.pointer[Extents]:
+    """Make the layer if it is not there; NULL: it is refused."""
+    if cython.unlikely(home_extents(h) == cython.NULL):
         mutex_lock(cython.address(h.lock))
         if h.extents == cython.NULL:
             home_make_extents(h)
-        extents = h.extents
         mutex_unlock(cython.address(h.lock))
-    return extents
+    return home_extents(h)
 
 
 def home_make_extents(h: cython.pointer[Heap]) -> cython.int:
@@ -240,16 +243,19 @@ def home_make_extents(h: cython.pointer[Heap]) -> cython.int:
 
 
 def home_large(h: cython.pointer[Heap]) -> cython.pointer[Large]:
-    large: cython.pointer[Large] = cython.cast(
+    return cython.cast(
         cython.pointer[Large], load64_acquire(cython.cast(cython.pointer[uint64_t], cython.address(h.large)))
     )
-    if cython.unlikely(large == cython.NULL):
+
+
+def home_need_large(h: cython.pointer[Heap]) -> cython.pointer[Large]:
+    """Make the layer if it is not there; NULL: it is refused."""
+    if cython.unlikely(home_large(h) == cython.NULL):
         mutex_lock(cython.address(h.lock))
         if h.large == cython.NULL:
             home_make_large(h)
-        large = h.large
         mutex_unlock(cython.address(h.lock))
-    return large
+    return home_large(h)
 
 
 def home_make_large(h: cython.pointer[Heap]) -> cython.int:
@@ -306,7 +312,7 @@ def home_serve(
     if h.config.secure:
         address = span_allocate(cython.address(h.spans), size, align, True)
     elif size < sizes_default().large_minimum and align <= EXTENT_PAGE:
-        extents: cython.pointer[Extents] = home_extents(h)
+        extents: cython.pointer[Extents] = home_need_extents(h)
         address = 0 if extents == cython.NULL else extents_allocate(extents, size, zero)
     else:
         address = home_serve_large(h, t, size, align, zero)
@@ -320,7 +326,7 @@ def home_serve_small(h: cython.pointer[Heap], size: uint64_t, align: uint64_t) -
 def home_serve_large(
     h: cython.pointer[Heap], t: cython.pointer[LargeThread], size: uint64_t, align: uint64_t, zero: cython.bint
 ) -> uint64_t:
-    large: cython.pointer[Large] = home_large(h)
+    large: cython.pointer[Large] = home_need_large(h)
     if large == cython.NULL:
         return 0
     if size <= sizes_default().large_maximum:
@@ -445,10 +451,10 @@ def home_tick(h: cython.pointer[Heap], now: uint64_t) -> cython.bint:
     fork_pass()
     primary_tick(h.primary, now, cython.address(busy))
     fork_pass()
-    if h.extents != cython.NULL:
+    if home_extents(h) != cython.NULL:
         extents_tick(h.extents, now, cython.address(busy))
         fork_pass()
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         large_maintain(h.large, now, False)
         fork_pass()
         busy = busy or large_dirty_bytes(h.large) > 0
@@ -472,9 +478,9 @@ def home_purge(h: cython.pointer[Heap]) -> uint64_t:
         given_back += primary_release(h.primary, i, now, NOWHERE)
         i += 1
     cache_go_out(inside)
-    if h.extents != cython.NULL:
+    if home_extents(h) != cython.NULL:
         given_back += extents_give_back(h.extents)
-    if h.large != cython.NULL:
+    if home_large(h) != cython.NULL:
         idle: uint64_t = large_dirty_bytes(h.large)
         large_maintain(h.large, now, True)
         given_back += idle - least(idle, large_dirty_bytes(h.large))

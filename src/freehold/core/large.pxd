@@ -80,7 +80,7 @@ cdef uint64_t large_dirty_bytes(Large *large) noexcept nogil          # idle, ma
 cdef uint64_t large_live(Large *large, uint64_t *bytes) noexcept nogil  # blocks handed out
 cdef void large_read_stats(Large *large, uint32_t index, PoolStats *into) noexcept nogil  # costs no system call
 cdef void large_vacate(Large *large) noexcept nogil                   # gives all memory back; what is live reads 0, and goes back as ever
-cdef uint64_t large_books(Large *large) noexcept nogil                # what of the budget is records; nobody is adding an area
+cdef uint64_t large_books(Large *large) noexcept nogil                # what of the budget is records
 cdef int large_huge_refused(Large *large) noexcept nogil              # the errno, or 0
 cdef int large_check(Large *large, PoolFinding *finding) noexcept nogil  # POOL_SOUND, or the law that is broken
 cdef void large_lock_all(Large *large) noexcept nogil                 # fork

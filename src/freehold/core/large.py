@@ -733,7 +733,9 @@ def large_books(large: cython.pointer[Large]) -> uint64_t:
     bytes: uint64_t = 0
     i: uint32_t = 0
     while i < LARGE_POOLS:
+        mutex_lock(cython.address(large.pool[i].refill))
         bytes += area_books(cython.address(large.pool[i]))
+        mutex_unlock(cython.address(large.pool[i].refill))
         i += 1
     return bytes
 
