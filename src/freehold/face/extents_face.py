@@ -350,6 +350,7 @@ class Extents:
         self._hooks = hooks_of(hooks)
         self._views = WeakValueDictionary()
         config.heap = NO_HEAP
+        config.node = -1
         config.dirty_ns = decay_time("dirty_decay_ms", dirty_decay_ms)
         config.muzzy_ns = decay_time("muzzy_decay_ms", muzzy_decay_ms)
         if not isinstance(maps_coalesce, bool):

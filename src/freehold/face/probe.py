@@ -26,7 +26,7 @@ from cython.cimports.freehold.core.extent import (
     extents_dispose,
     extents_open,
 )
-from cython.cimports.freehold.core.extentbook import ExtentConfig, Extents
+from cython.cimports.freehold.core.extentbook import EXTENT_BOOKS, ExtentConfig, Extents
 from cython.cimports.freehold.core.extentpurge import extents_purge
 from cython.cimports.freehold.core.extentshape import extents_resize_at
 from cython.cimports.freehold.core.heap import heap_boot
@@ -247,8 +247,9 @@ class LimitedExtents:
     def __init__(self, limit: uint64_t):
         config = cython.declare(ExtentConfig)
         memset(cython.address(config), 0, cython.sizeof(ExtentConfig))
-        budget_open(cython.address(self._budget), limit)
+        budget_open(cython.address(self._budget), limit + EXTENT_BOOKS)  # of a region of one block
         config.heap = 0xFFFC
+        config.node = -1
         config.dirty_ns = ~cython.cast(uint64_t, 0)
         config.maps_coalesce = True
         config.budget = cython.address(self._budget)
@@ -257,7 +258,8 @@ class LimitedExtents:
 
     @property
     def used(self) -> int:
-        return self._budget.used
+        """What the budget counts but for books."""
+        return self._budget.used - self._budget.books
 
     def allocate(self, size: uint64_t) -> int:
         return extents_allocate(self._extents, size, False)
