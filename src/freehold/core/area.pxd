@@ -32,9 +32,8 @@ cdef void area_unmap_all(Pool *pool) noexcept nogil
 cdef uint64_t area_books(Pool *pool) noexcept nogil                   # bytes of its records and directory; under `refill`, or alone
 
 # inside area
-cdef uint64_t area_take_room(Pool *pool, uint64_t first, uint64_t *blocks) noexcept nogil
+cdef uint64_t area_take(Pool *pool, uint64_t first, uint64_t *blocks, AreaAttempt *into) noexcept nogil
 cdef uint64_t area_span(Pool *pool, uint64_t blocks) noexcept nogil
 cdef int area_make_directory(Pool *pool) noexcept nogil
 cdef int area_describe(Pool *pool, uint64_t base, uint64_t blocks, PoolArea **into) noexcept nogil
 cdef int area_map_books(Pool *pool, uint64_t bytes, uint64_t *at) noexcept nogil
-cdef void area_unmap(uint64_t base, uint64_t span, uint64_t committed) noexcept nogil

@@ -10,6 +10,8 @@ Follows: lgalloc's areas that grow, in the process's one range of addresses.
 
 import cython
 from cython.cimports.freehold.core.area import AREA_FIRST_BYTES, AREA_MOST, AREA_OVER_LIMIT, AreaAttempt, area_note
+from cython.cimports.freehold.core.arena import arenas_give, arenas_take
+from cython.cimports.freehold.core.arenabook import ArenaFailure
 from cython.cimports.freehold.core.budget import budget_give_books, budget_take_books
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
@@ -21,19 +23,8 @@ from cython.cimports.freehold.core.machine import (
     store64_release,
 )
 from cython.cimports.freehold.core.pool import POOL_CLEAN, Pool, PoolArea, PoolBlock, pool_blocks
-from cython.cimports.freehold.core.space import (
-    BLOCK_BYTES,
-    BLOCK_SHIFT,
-    LAYER_LARGE,
-    owner_word,
-    space_commit,
-    space_decommit,
-    space_give_back,
-    space_is_reserved,
-    space_own,
-    space_take,
-)
-from cython.cimports.freehold.core.vm import VM_COMMIT, VM_MAP, vm_facts, vm_map, vm_purge_now, vm_unmap_metadata
+from cython.cimports.freehold.core.space import BLOCK_BYTES, BLOCK_SHIFT, LAYER_LARGE, owner_word, space_own
+from cython.cimports.freehold.core.vm import VM_MAP, VM_RESERVE, vm_facts, vm_map, vm_unmap_metadata
 from cython.cimports.libc.stdint import uint64_t
 
 
@@ -44,7 +35,7 @@ def area_map(pool: cython.pointer[Pool], growth_dampener: uint64_t, into: cython
     into.area = cython.NULL
     into.os_error = 0
     into.over_limit = False
-    base: uint64_t = area_take_room(pool, first, cython.address(blocks))
+    base: uint64_t = area_take(pool, first, cython.address(blocks), into)
     if base == 0:
         return
     a: cython.pointer[PoolArea] = cython.NULL
@@ -53,33 +44,31 @@ def area_map(pool: cython.pointer[Pool], growth_dampener: uint64_t, into: cython
     if not into.os_error:
         into.os_error = area_describe(pool, base, blocks, cython.address(a))
     if not into.os_error:
-        into.os_call = VM_COMMIT
-        into.os_error = space_commit(base, blocks * pool.size)
-    if not into.os_error:
         pool.last_blocks = blocks
         into.area = a
         return
-    if a != cython.NULL:
-        budget_give_books(pool.budget, a.metadata_bytes)
-        vm_unmap_metadata(cython.cast(uint64_t, a), a.metadata_bytes)
     if into.os_error == AREA_OVER_LIMIT:
         into.os_error = 0
         into.over_limit = True
-    area_unmap(base, area_span(pool, blocks), 0)
+    arenas_give(base, area_span(pool, blocks) << BLOCK_SHIFT)
 
 
-def area_take_room(pool: cython.pointer[Pool], first: uint64_t, blocks: cython.pointer[uint64_t]) -> uint64_t:
-    """Take addresses for an area; where there is no room for one that has grown, for one of the first size. 0: none."""
-    base: uint64_t = 0
+def area_take(
+    pool: cython.pointer[Pool], first: uint64_t, blocks: cython.pointer[uint64_t], into: cython.pointer[AreaAttempt]
+) -> uint64_t:
+    """Take memory for an area; where there is no room for one that has grown, for one of the first size. 0: none."""
+    why = cython.declare(ArenaFailure)
     if load64_relaxed(cython.address(pool.published)) == AREA_MOST:
         return 0
-    align: uint64_t = pool.size >> BLOCK_SHIFT
-    if space_take(area_span(pool, blocks[0]), align, cython.address(base)) == 0:
-        return base
-    blocks[0] = first
-    if space_take(area_span(pool, first), align, cython.address(base)) == 0:
-        return base
-    return 0
+    align: uint64_t = most(pool.size, 2 * BLOCK_BYTES)  # straight from the OS: an area that is closed is unmapped
+    base: uint64_t = arenas_take(area_span(pool, blocks[0]) << BLOCK_SHIFT, align, cython.address(why))
+    if base == 0 and why.os_call == VM_RESERVE:
+        blocks[0] = first
+        base = arenas_take(area_span(pool, first) << BLOCK_SHIFT, align, cython.address(why))
+    if base == 0 and why.os_call != VM_RESERVE:
+        into.os_call = why.os_call
+        into.os_error = why.os_error
+    return base
 
 
 def area_span(pool: cython.pointer[Pool], blocks: uint64_t) -> uint64_t:
@@ -163,22 +152,13 @@ def area_find(pool: cython.pointer[Pool], number: uint64_t, address: uint64_t) -
     return pool_blocks(a) + i if i < a.blocks else cython.NULL
 
 
-def area_unmap(base: uint64_t, span: uint64_t, committed: uint64_t) -> cython.void:
-    """Give addresses back, owned by nobody. Where the OS refuses they stay taken, but their memory is given back."""
-    if committed and not space_is_reserved():
-        space_decommit(base, committed)
-    if space_give_back(base, span) != 0 and committed:
-        vm_purge_now(base, committed)
-
-
 def area_unmap_all(pool: cython.pointer[Pool]) -> cython.void:
     """Nobody is inside the pool, or will be."""
     left: uint64_t = load64_acquire(cython.address(pool.published))
     while left > 0:
         left -= 1
         a: cython.pointer[PoolArea] = pool.area[left]
-        space_own(a.base, a.span, 0)
-        area_unmap(a.base, a.span, a.blocks * pool.size)
+        arenas_give(a.base, a.span << BLOCK_SHIFT)
         vm_unmap_metadata(cython.cast(uint64_t, a), a.metadata_bytes)
     if pool.area != cython.NULL:
         vm_unmap_metadata(cython.cast(uint64_t, pool.area), AREA_MOST * cython.sizeof(cython.p_void))

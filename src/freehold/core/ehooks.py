@@ -1,4 +1,4 @@
-"""Where the memory of extents comes from and goes to: functions that a heap was given, or blocks of the space.
+"""Where the memory of extents comes from and goes to: functions that a heap was given, or blocks of the arenas.
 
 Thread-safety: any thread; nothing is locked here, and the caller holds no lock.
 Invariant: what a given function brought, our own never take away: they refuse what is not a block they took.
@@ -7,7 +7,10 @@ Follows: jemalloc's extent hooks.
 """
 
 import cython
+from cython.cimports.freehold.core.arena import arenas_give, arenas_take
+from cython.cimports.freehold.core.arenabook import ArenaFailure
 from cython.cimports.freehold.core.ehooks import ExtentHooks
+from cython.cimports.freehold.core.fault import FREE_OK
 from cython.cimports.freehold.core.space import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
@@ -15,11 +18,8 @@ from cython.cimports.freehold.core.space import (
     owner_word,
     space_commit,
     space_decommit,
-    space_give_back,
-    space_is_reserved,
     space_own,
     space_owner,
-    space_take,
 )
 from cython.cimports.freehold.core.vm import vm_purge_lazy, vm_purge_now
 from cython.cimports.libc.stdint import uint64_t
@@ -31,14 +31,10 @@ def ehooks_alloc(
     """Memory, committed, that begins at a multiple of 4 MiB; 0: refused."""
     if h.alloc != cython.NULL:
         return h.alloc(h.context, size, BLOCK_BYTES, zero, True)
-    base: uint64_t = 0
-    blocks: uint64_t = size >> BLOCK_SHIFT
-    if space_take(blocks, 1, cython.address(base)) != 0:
-        return 0
-    if space_commit(base, size) != 0:
-        space_give_back(base, blocks)
-        return 0
-    space_own(base, blocks, owner_word(heap, LAYER_EXTENT, 0))
+    why = cython.declare(ArenaFailure)
+    base: uint64_t = arenas_take(size, 0, cython.address(why))
+    if base:
+        space_own(base, size >> BLOCK_SHIFT, owner_word(heap, LAYER_EXTENT, 0))
     return base
 
 
@@ -51,15 +47,7 @@ def ehooks_free(
 ) -> cython.bint:
     if h.free != cython.NULL:
         return h.free(h.context, base, size, 0, 0)
-    if not ehooks_is_ours(heap, base):
-        return False
-    if not space_is_reserved() and space_decommit(base, size) != 0:
-        return False
-    space_own(base, size >> BLOCK_SHIFT, 0)
-    if space_give_back(base, size >> BLOCK_SHIFT) == 0:
-        return True
-    space_own(base, size >> BLOCK_SHIFT, owner_word(heap, LAYER_EXTENT, 0))
-    return False
+    return ehooks_is_ours(heap, base) and arenas_give(base, size) == FREE_OK
 
 
 def ehooks_commit(

@@ -27,4 +27,4 @@ cdef uint64_t span_next(SpanHome *h, uint64_t after) noexcept nogil             
 # inside span
 cdef uint64_t span_blocks(uint64_t note) noexcept nogil
 cdef uint64_t span_bytes(uint64_t note) noexcept nogil
-cdef void span_unmap(uint64_t address, uint64_t blocks, uint64_t bytes) noexcept nogil
+cdef uint64_t span_take(uint64_t size, uint64_t align, uint64_t bytes) noexcept nogil

@@ -1,4 +1,4 @@
-"""Whole 4 MiB blocks of the space for one request: beyond the largest class, aligned beyond any, or guarded.
+"""Whole 4 MiB blocks of the arenas for one request: beyond the largest class, aligned beyond any, or guarded.
 
 Thread-safety: the first block's owner word says that a span is live; taking that word away is one atomic step, so of
 two threads that free a span one is told that it was free already.
@@ -9,6 +9,8 @@ Follows: every allocator's path of last resort.
 """
 
 import cython
+from cython.cimports.freehold.core.arena import arenas_give, arenas_take
+from cython.cimports.freehold.core.arenabook import ArenaFailure
 from cython.cimports.freehold.core.budget import budget_give, budget_take
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_INTERIOR, FREE_OK
 from cython.cimports.freehold.core.machine import add64_relaxed, load64_relaxed, most, round_up, sub64_relaxed
@@ -21,15 +23,11 @@ from cython.cimports.freehold.core.space import (
     owner_note,
     owner_word,
     space_base,
-    space_commit,
     space_decommit,
     space_disown,
-    space_give_back,
-    space_is_reserved,
     space_own,
     space_owner,
     space_size,
-    space_take,
 )
 from cython.cimports.freehold.core.span import SPAN_GUARDS, SpanHome
 from cython.cimports.freehold.core.vm import vm_advise_huge, vm_bind, vm_facts
@@ -52,14 +50,10 @@ def span_allocate(h: cython.pointer[SpanHome], size: uint64_t, align: uint64_t, 
     bytes: uint64_t = round_up(most(size, 1), unit)
     note: uint64_t = bytes // vm_facts().page_size * 2 + guarded
     blocks: uint64_t = span_blocks(note)
-    address: uint64_t = 0
     if not budget_take(h.budget, bytes):
         return 0
-    if space_take(blocks, align >> BLOCK_SHIFT, cython.address(address)) != 0:
-        budget_give(h.budget, bytes)
-        return 0
-    if space_commit(address, bytes) != 0:
-        space_give_back(address, blocks)
+    address: uint64_t = span_take(blocks << BLOCK_SHIFT, align, bytes if guarded else blocks << BLOCK_SHIFT)
+    if address == 0:
         budget_give(h.budget, bytes)
         return 0
     if h.huge_pages and not guarded:
@@ -75,6 +69,16 @@ def span_allocate(h: cython.pointer[SpanHome], size: uint64_t, align: uint64_t, 
     return address
 
 
+def span_take(size: uint64_t, align: uint64_t, bytes: uint64_t) -> uint64_t:
+    """Whole blocks, of which what lies beyond `bytes` can not be touched."""
+    why = cython.declare(ArenaFailure)
+    address: uint64_t = arenas_take(size, align, cython.address(why))
+    if address and bytes < size and space_decommit(address + bytes, size - bytes) != 0:
+        arenas_give(address, size)
+        return 0
+    return address
+
+
 def span_deallocate(h: cython.pointer[SpanHome], address: uint64_t, owner: uint64_t) -> cython.int:
     note: uint64_t = owner_note(owner)
     if note == 0 or address & (BLOCK_BYTES - 1):
@@ -85,15 +89,9 @@ def span_deallocate(h: cython.pointer[SpanHome], address: uint64_t, owner: uint6
     sub64_relaxed(cython.address(h.live), 1)
     sub64_relaxed(cython.address(h.live_bytes), span_bytes(note))
     sub64_relaxed(cython.address(h.guarded), note & 1)
-    span_unmap(address, span_blocks(note), span_bytes(note))
+    arenas_give(address, span_blocks(note) << BLOCK_SHIFT)
     budget_give(h.budget, span_bytes(note))
     return FREE_OK
-
-
-def span_unmap(address: uint64_t, blocks: uint64_t, bytes: uint64_t) -> cython.void:
-    """Where the OS refuses to unmap, the addresses stay taken for good: nothing may be placed over what is mapped."""
-    if space_is_reserved() or space_decommit(address, bytes) == 0:
-        space_give_back(address, blocks)
 
 
 def span_size(address: uint64_t) -> uint64_t:
