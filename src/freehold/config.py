@@ -112,6 +112,15 @@ def _one_of(*words: str) -> Callable[[str, object], str]:
     return parse
 
 
+def _parse_objects(name: str, value: object) -> str:
+    if value in {"arena", "arenas"}:
+        return "arena"
+    try:
+        return "yes" if _parse_switch(name, value) else "no"
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is not known: expected True, False (yes, no) or 'arena'") from None
+
+
 def total_memory() -> int:
     """Return the bytes of memory this process may use: the machine's, or its container's if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -155,6 +164,12 @@ OPTIONS = {
     for option in (
         Option("decay", "1s", parse_duration, "how long idle memory is kept before it is given back"),
         Option("huge_pages", "auto", _one_of("auto", "never"), "whether growing parts of the heap use huge pages"),
+        Option(
+            "objects",
+            "no",
+            _parse_objects,
+            "whether Python's objects come from the heap: yes, no, or arena (only pymalloc's arenas)",
+        ),
         Option(
             "on_error",
             "abort",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from freehold import config, numpy_import, opening
+from freehold import config, domains, numpy_import, opening
 
 __all__ = ["FOLDER", "environment", "start"]
 
@@ -38,12 +38,18 @@ def environment(options: dict[str, str], *, report: bool, output: str) -> dict[s
 
 
 def start() -> None:
-    """Have NumPy taken when it is imported, and the report made at the end if this is the program that it is about."""
+    """Have Python's objects taken now if the options say so, and NumPy when it is imported.
+
+    The report is made at the end if this is the program that it is about.
+    """
     if os.environ.get("FREEHOLD", "0") == "0" or not _is_built():
         return
     pid, report, output = (os.environ.get("FREEHOLD_RUN", "") + "  ").split(" ", 2)
     # `freehold run` has read everything, and has said what is wrong with it.
-    opening.choose(config.resolve(folder="", say=(lambda _: None) if pid else None))
+    settings = config.resolve(folder="", say=(lambda _: None) if pid else None)
+    opening.choose(settings)
+    for remark in domains.take(settings["objects"].value, opening.open_heap, first=True):
+        sys.stderr.write(f"freehold: {remark}\n")
     numpy_import.arm(opening.open_heap)
     if pid == str(os.getpid()) and (report == "report" or output.strip()):
         from freehold.view.report import Watch
