@@ -1,3 +1,4 @@
+# cython: subinterpreters_compatible=own_gil
 """CPython's allocator domains (raw, mem, obj) and pymalloc's arenas, made to call the heap.
 
 Thread-safety: everything runs under the GIL. The hooks themselves are in the core (`hooks`): plain C functions of a
@@ -29,11 +30,14 @@ from cython.cimports.freehold.face.cpython_domains import (
     set_allocator,
     set_arenas,
 )
+from cython.cimports.freehold.face.lives import until_the_end
 
 domains_are_taken = cython.declare(cython.bint)  # of the process, not of one interpreter: never reset
 domains_are_active = cython.declare(cython.bint)
 arenas_are_taken_too = cython.declare(cython.bint)
 arenas_are_active_too = cython.declare(cython.bint)
+
+__life__ = until_the_end()  # of this module in this interpreter
 
 
 # ---- what is there ----
