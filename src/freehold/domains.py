@@ -105,6 +105,7 @@ def _face() -> ModuleType | None:
 def _take_domains(face: ModuleType, remarks: list[str], *, first: bool) -> str:
     """Take the domains; return why not. Some things are remarked on even if it works."""
     if face.is_taken():
+        face.take()  # puts back what Python may have forgotten
         return ""
 
     def wrap() -> str:

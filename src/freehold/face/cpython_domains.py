@@ -34,6 +34,7 @@ from cython.cimports.freehold.face.lives import until_the_end
 
 domains_are_taken = cython.declare(cython.bint)  # of the process, not of one interpreter: never reset
 domains_are_active = cython.declare(cython.bint)
+before = cython.declare(Allocator[DOMAINS])  # what was in force; constant once taken
 arenas_are_taken_too = cython.declare(cython.bint)
 arenas_are_active_too = cython.declare(cython.bint)
 
@@ -96,20 +97,23 @@ def foreign_arenas() -> str:
 def take() -> None:
     """Wrap the functions in force, for good: of all domains, or of raw alone in a free-threaded build.
 
+    Since 3.12 Python forgets its allocators when it is initialised again: then the hooks are put back.
+
     Raises:
         OSError: the operating system refuses the heap its addresses.
     """
     global domains_are_taken
-    if domains_are_taken:
-        return
     _boot()
-    before = cython.declare(Allocator)
+    now = cython.declare(Allocator)
     hooks = cython.declare(Allocator)
     last: cython.uint = DOMAIN_RAW if FREE_THREADED else DOMAIN_OBJ
     domain: cython.uint
     for domain in range(DOMAIN_RAW, last + 1):
-        get_allocator(domain, cython.address(before))
-        hooks_wrap(domain, cython.address(before), cython.address(hooks))
+        get_allocator(domain, cython.address(now))
+        if domains_are_taken and now.malloc != before[domain].malloc:
+            continue  # they are in force, or somebody is on top of them
+        before[domain] = now
+        hooks_wrap(domain, cython.address(now), cython.address(hooks))
         set_allocator(domain, cython.address(hooks))
     domains_are_taken = True
 
@@ -139,6 +143,7 @@ def take_beneath_debug() -> None:
         if _foreign(cython.address(layers[domain].beneath)):
             raise RuntimeError("what lies beneath Python's debug hooks is not Python's own")
     for domain in range(DOMAINS):
+        before[domain] = layers[domain].beneath
         hooks_wrap(domain, cython.address(layers[domain].beneath), cython.address(a))
         layers[domain].beneath = a
     domains_are_taken = True
@@ -154,10 +159,10 @@ def take_arenas() -> None:
     if arenas_are_taken_too:
         return
     _boot()
-    before = cython.declare(ArenaAllocator)
+    now = cython.declare(ArenaAllocator)
     hooks = cython.declare(ArenaAllocator)
-    get_arenas(cython.address(before))
-    hooks_wrap_arenas(cython.address(before), cython.address(hooks))
+    get_arenas(cython.address(now))
+    hooks_wrap_arenas(cython.address(now), cython.address(hooks))
     set_arenas(cython.address(hooks))
     arenas_are_taken_too = True
 
