@@ -1,7 +1,7 @@
 """The options, where their values come from, and how sizes and durations are written.
 
 Call arguments > command line > ``FREEHOLD_<OPTION>`` > ``FREEHOLD_CONF="decay=10s,report=yes"`` > ``[tool.freehold]``
-of the nearest pyproject.toml that has one > defaults.
+of the nearest pyproject.toml that has one > what `freehold enable` was told > defaults.
 
 Thread-safety: functions of their arguments; `_warned` only saves repetition.
 Does not: apply anything. An unknown name, and a bad value from outside the program, warn once; a bad value in a call
@@ -196,6 +196,7 @@ def resolve(
     command_line: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: str | None = None,
+    enabled: Mapping[str, str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Setting]:
     """Return every option's setting, from the first source that has a good one.
@@ -205,6 +206,7 @@ def resolve(
         command_line: the same from a command line.
         environ: the environment; None is the process's.
         folder: where the search for a pyproject.toml begins; None is the current one, an empty text: none is read.
+        enabled: what `freehold enable` was told.
         say: called with each thing that is wrong outside the program; None warns, once.
 
     Raises:
@@ -214,7 +216,7 @@ def resolve(
     settings = {
         name: Setting(option.default, option.parse(name, option.default), "default") for name, option in OPTIONS.items()
     }
-    problems: list[str] = []
+    problems = _lay_over(settings, enabled or {}, "freehold enable")
     if environ.get("NUMPY_MADVISE_HUGEPAGE") == "0":  # NumPy's own switch for the same thing
         settings["huge_pages"] = Setting("never", "never", "NUMPY_MADVISE_HUGEPAGE")
     if folder != "":

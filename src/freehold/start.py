@@ -15,7 +15,7 @@ import sys
 
 from freehold import config, domains, numpy_import, opening
 
-__all__ = ["FOLDER", "environment", "start"]
+__all__ = ["FOLDER", "environment", "start", "start_enabled"]
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 
@@ -46,15 +46,31 @@ def start() -> None:
         return
     pid, report, output = (os.environ.get("FREEHOLD_RUN", "") + "  ").split(" ", 2)
     # `freehold run` has read everything, and has said what is wrong with it.
-    settings = config.resolve(folder="", say=(lambda _: None) if pid else None)
-    opening.choose(settings)
-    for remark in domains.take(settings["objects"].value, opening.open_heap, first=True):
-        sys.stderr.write(f"freehold: {remark}\n")
-    numpy_import.arm(opening.open_heap)
+    _begin(config.resolve(folder="", say=(lambda _: None) if pid else None))
     if pid == str(os.getpid()) and (report == "report" or output.strip()):
         from freehold.view.report import Watch
 
         Watch(on_stderr=report == "report", path=output.strip()).begin()
+
+
+def start_enabled(options: dict[str, str]) -> None:
+    """Do the same where `freehold enable` asks for it. Under `freehold run` both are done, which does no harm.
+
+    Args:
+        options: what `freehold enable` was told; the environment comes before them.
+    """
+    try:
+        if os.environ.get("FREEHOLD") != "0" and _is_built():
+            _begin(config.resolve(enabled=options, folder=""))
+    except Exception as problem:  # whatever it is, Python starts
+        sys.stderr.write(f"freehold: not started: {type(problem).__name__}: {problem}\n")
+
+
+def _begin(settings: dict[str, config.Setting]) -> None:
+    opening.choose(settings)
+    for remark in domains.take(settings["objects"].value, opening.open_heap, first=True):
+        sys.stderr.write(f"freehold: {remark}\n")
+    numpy_import.arm(opening.open_heap)
 
 
 def _is_built() -> bool:

@@ -21,6 +21,9 @@ __all__ = ["VERBS", "main", "say"]
 VERBS = {
     "run": "run a program, unchanged, on the freehold heap",
     "demo": "show reported memory troubles under the default allocator and under freehold",
+    "enable": "have every Python of this environment start on the freehold heap",
+    "disable": "take back what enable did",
+    "doctor": "say what would work here, what would not, and why",
     "config": "show every option, its value, and where the value comes from",
 }
 
