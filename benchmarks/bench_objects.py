@@ -68,7 +68,11 @@ def kept(kind: str, scale: float, wait_s: float) -> dict[str, float]:
 
 def peers() -> list[Peer]:
     """Return Python's own allocator, ours in both ways, and 3.13's mimalloc where there is one."""
-    ours = [] if install_works() else [Peer(FREEHOLD, install=True, objects="yes"), Peer(ARENAS, install=True, objects="arena")]
+    ours = (
+        []
+        if install_works()
+        else [Peer(FREEHOLD, install=True, objects="yes"), Peer(ARENAS, install=True, objects="arena")]
+    )
     theirs = [Peer(DEFAULT)]
     if sys.version_info >= (3, 13):
         theirs.append(Peer(MIMALLOC, {"PYTHONMALLOC": "mimalloc"}))
@@ -100,7 +104,9 @@ def _means(rows: list[Row]) -> Row:
     cells = {}
     for name in rows[0].cells:
         ratios = [
-            median(mine / theirs for mine, theirs in zip(row.cells[name].rounds, row.cells[DEFAULT].rounds, strict=True))
+            median(
+                mine / theirs for mine, theirs in zip(row.cells[name].rounds, row.cells[DEFAULT].rounds, strict=True)
+            )
             for row in rows
         ]
         cells[name] = Cell([exp(sum(map(log, ratios)) / len(ratios))], also={"worst": max(ratios)})

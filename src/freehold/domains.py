@@ -58,10 +58,7 @@ def take(how: str, prepare: Callable[[], None], *, first: bool = False) -> list[
         from freehold.face import cpython_domains as face
 
         prepare()
-        if how == "arena":
-            _problem = _take_arenas(face)
-        else:
-            _problem = _take_domains(face, remarks, first=first)
+        _problem = _take_arenas(face) if how == "arena" else _take_domains(face, remarks, first=first)
         face.activate(how == "yes" and not _problem)
         face.activate_arenas(how == "arena" and not _problem)
     except Exception as problem:

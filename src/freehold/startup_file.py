@@ -1,4 +1,4 @@
-"""The file that `freehold enable` writes, and `freehold disable` removes: it starts freehold with every Python of an environment.
+"""The file that `freehold enable` writes and `freehold disable` removes: with it, every Python here starts freehold.
 
 It is a ``.pth`` file in site-packages: Python's `site` runs its one line at each start. The line does nothing where
 FREEHOLD=0, or where freehold is not there any more.

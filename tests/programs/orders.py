@@ -1,4 +1,4 @@
-"""Installs, uninstalls, starts and stops tracemalloc in the order that its arguments say, with live blocks of each state (F36)."""
+"""Installs, uninstalls, starts and stops tracemalloc in the order of its arguments, with live blocks of each state (F36)."""
 
 import sys
 import tracemalloc

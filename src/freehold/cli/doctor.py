@@ -131,7 +131,9 @@ def _environment() -> Iterator[Finding]:
     for word in os.environ.get("LD_PRELOAD", "").replace(":", " ").split():
         yield _preload(word)
     if "debug" in os.environ.get("PYTHONMALLOC", "") or sys.flags.dev_mode:
-        yield Finding("debug hooks", None, "Python's are on: `freehold run` goes beneath them, install() leaves objects alone")
+        yield Finding(
+            "debug hooks", None, "Python's are on: `freehold run` goes beneath them, install() leaves objects alone"
+        )
     elif os.environ.get("PYTHONMALLOC"):
         yield Finding("PYTHONMALLOC", None, f"{os.environ['PYTHONMALLOC']}: it serves objects that are not taken")
     if os.environ.get("PYTHONTRACEMALLOC", "0") != "0":

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     for name in OPTIONS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="HOW", help=config.OPTIONS[name].help)
-    parser.epilog = "The options hold where the environment does not say otherwise. FREEHOLD=0 leaves one process alone."
+    parser.epilog = (
+        "The options hold where the environment does not say otherwise. FREEHOLD=0 leaves one process alone."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

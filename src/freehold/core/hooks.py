@@ -1,7 +1,7 @@
 """What a host's allocator hooks call: CPython's domains, routed between the heap and whoever was there before.
 
-Thread-safety: any thread, with or without the GIL, before and after the interpreter's life. What is kept of those before
-is written once, before a hook is seen by anybody.
+Thread-safety: any thread, with or without the GIL, before and after the interpreter's life. What is kept of those
+before is written once, before a hook is seen by anybody.
 Invariants: hooks are permanent. `hooks_switch` says where *new* blocks come from; where a block goes back to and is
 resized, its address says.
 Does not read a hook's ``ctx``: CPython copies {ctx, functions} in several stores while other threads call, so a
@@ -61,7 +61,7 @@ def hooks_switch_arenas(on: cython.bint) -> cython.void:
 
 def hooks_malloc(domain: cython.uint, size: cython.size_t) -> cython.p_void:
     p: cython.p_void
-    # One comparison tells both whether new blocks are ours and whether the cache may serve it; size 0 takes the slow way.
+    # One comparison tells whether new blocks are ours and whether the cache may serve this one; 0 takes the slow way.
     if cython.likely(size - 1 < the_hit_limit and cache_allocate(size, cython.address(p))):
         return p
     return hooks_malloc_slow(domain, size)

@@ -50,7 +50,7 @@ def is_free_threaded() -> bool:
 
 
 def name() -> str:
-    """Return CPython's name for its allocators in force (``"pymalloc"``, ``"malloc_debug"`` …); empty: none it knows."""
+    """Return CPython's name for its allocators in force: ``"pymalloc"``, ``"malloc_debug"`` …; empty: it knows none."""
     known: cython.p_const_char = allocator_name()
     return "" if known == cython.NULL else known.decode()
 

@@ -15,15 +15,14 @@ from cython.cimports.freehold.core.heap import (
     heap_read_stats,
     heap_usable_size,
 )
+from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
     M_TRIM_THRESHOLD,
     libc_can_be_told,
     mallopt,
 )
-from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.libc.stdint import uint64_t, uintptr_t
-
 
 __life__ = until_the_end()  # of this module in this interpreter
 
