@@ -234,7 +234,9 @@ print("well")
 def test_F24_children_follow_with_their_objects(way):
     """However children of `freehold run --objects=yes` are started, they work; no descriptor of ours is inherited."""
     pytest.importorskip("numpy")
-    done = python("-m", "freehold", "run", "--objects=yes", PROGRAMS / "children.py", way)
+    # Since 3.12 Python warns where a process that forks has any thread, ours included.
+    quiet = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    done = python("-m", "freehold", "run", "--objects=yes", PROGRAMS / "children.py", way, **quiet)
 
     assert (0, "True\n", "") == ended(done)
 
