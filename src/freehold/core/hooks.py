@@ -36,24 +36,22 @@ from cython.cimports.freehold.core.hooks import (
     Allocator,
     ArenaAllocator,
 )
-from cython.cimports.freehold.core.machine import ENOMEM, load8_relaxed
+from cython.cimports.freehold.core.machine import ENOMEM, load8_relaxed, load64_relaxed, store64_relaxed
 from cython.cimports.freehold.core.primary import BLOCK_LIVE
 from cython.cimports.libc.stdint import uint64_t
 
 the_before = cython.declare(Allocator[DOMAINS])  # constant once a domain's hooks are seen
 the_arenas_before = cython.declare(ArenaAllocator)  # likewise
-the_hit_limit = cython.declare(cython.size_t)  # new blocks up to here come from the cache; 0: none from the heap
-the_arenas_are_ours = cython.declare(cython.bint)  # new ones; one word, written under the GIL, read by anyone
+the_hit_limit = cython.declare(uint64_t)  # new blocks up to here come from the cache; 0: none from the heap; atomic
+the_arenas_are_ours = cython.declare(uint64_t)  # 1: new ones are; atomic
 
 
 def hooks_switch(on: cython.bint) -> cython.void:
-    global the_hit_limit
-    the_hit_limit = DIRECT_LIMIT if on else 0
+    store64_relaxed(cython.address(the_hit_limit), DIRECT_LIMIT if on else 0)
 
 
 def hooks_switch_arenas(on: cython.bint) -> cython.void:
-    global the_arenas_are_ours
-    the_arenas_are_ours = on
+    store64_relaxed(cython.address(the_arenas_are_ours), 1 if on else 0)
 
 
 # ---- for all domains, inlined into the hooks of each ----
@@ -62,19 +60,21 @@ def hooks_switch_arenas(on: cython.bint) -> cython.void:
 def hooks_malloc(domain: cython.uint, size: cython.size_t) -> cython.p_void:
     p: cython.p_void
     # One comparison tells whether new blocks are ours and whether the cache may serve this one; 0 takes the slow way.
-    if cython.likely(size - 1 < the_hit_limit and cache_allocate(size, cython.address(p))):
+    if cython.likely(
+        size - 1 < load64_relaxed(cython.address(the_hit_limit)) and cache_allocate(size, cython.address(p))
+    ):
         return p
     return hooks_malloc_slow(domain, size)
 
 
 def hooks_malloc_slow(domain: cython.uint, size: cython.size_t) -> cython.p_void:
-    if the_hit_limit:
+    if load64_relaxed(cython.address(the_hit_limit)):
         return heap_allocate(size, 16)
     return the_before[domain].malloc(the_before[domain].ctx, size)
 
 
 def hooks_calloc(domain: cython.uint, count: cython.size_t, size: cython.size_t) -> cython.p_void:
-    if not the_hit_limit:
+    if not load64_relaxed(cython.address(the_hit_limit)):
         return the_before[domain].calloc(the_before[domain].ctx, count, size)
     if cython.unlikely(size != 0 and count > ~cython.cast(cython.size_t, 0) // size):
         set_errno(ENOMEM)
@@ -172,7 +172,7 @@ def hook_obj_free(ctx: cython.p_void, p: cython.p_void) -> cython.void:
 
 
 def hook_arena_malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
-    if the_arenas_are_ours:
+    if load64_relaxed(cython.address(the_arenas_are_ours)):
         return heap_allocate(size, 16)
     return the_arenas_before.malloc(the_arenas_before.ctx, size)
 
