@@ -19,6 +19,7 @@ TESTS    ?= tests
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
 LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
 RESIDENT := H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
+OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
 THREADS  ?= tests/core -k '(thread or storm or fork or witness or race or change_hands) and not ($(RESIDENT))'
 # A sanitizer's library must come first in the process; the compiler knows where it is.
@@ -26,7 +27,7 @@ PRELOAD   = LD_PRELOAD=$$($${CC:-cc} -print-file-name=lib$(1).so)
 SOURCES  := $(shell find src tools meson.build meson_options.txt pyproject.toml -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help host install demo test check race asan ubsan bench lint format clean
+.PHONY: help host install demo test cpython check race asan ubsan bench lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the verbs
@@ -37,6 +38,9 @@ demo: build/installed ## install freehold into .venv and show six reported troub
 
 test: build/installed ## release build: all tests that need no checked build
 	@$(PYTEST) $(TESTS)
+
+cpython: flavour-release ## a selection of CPython's own tests with Python's objects on the heap; slow
+	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m test -j2 $(OF_CPYTHON)
 
 check: flavour-debug ## the same tests with every lock witnessed and every structure verified after each operation
 	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS)

@@ -78,7 +78,7 @@ class Worker:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         environment = peers_module.python_environment() | peer.environment
-        command = [sys.executable, "-m", "benchmarks.worker"] + (["--install"] if peer.install else [])
+        command = [sys.executable, "-m", "benchmarks.worker"] + ([f"--install={peer.objects}"] if peer.install else [])
         self._process = subprocess.Popen(
             command, env=environment, cwd=peers_module.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -45,7 +45,8 @@ class Peer:
     name: str
     environment: dict[str, str] = field(default_factory=dict)
     library: str = ""  # file; empty: the C library's own malloc
-    install: bool = False  # the process calls freehold.install() first
+    install: bool = False  # the process calls freehold.install() first …
+    objects: str = "no"  # … with this
 
 
 def _library_folders() -> list[Path]:
@@ -86,7 +87,7 @@ def freehold_library() -> str:
 
 
 @cache
-def _install_works() -> str:
+def install_works() -> str:
     """Return why freehold cannot be installed into a process; empty when it can."""
     if not freehold_site():
         return "not built: make flavour-release"
@@ -111,7 +112,7 @@ def _is_glibc() -> bool:
 
 def python_peers(*, control: bool = False) -> list[Peer]:
     """Return the peers a Python program can run under here; freehold first, if it can be installed."""
-    peers = [] if _install_works() else [Peer(FREEHOLD, install=True)]
+    peers = [] if install_works() else [Peer(FREEHOLD, install=True)]
     peers.append(Peer(DEFAULT))
     if control:
         peers.append(Peer(CONTROL))
@@ -147,5 +148,5 @@ def missing() -> list[str]:
         for name, (file, package) in LIBRARIES.items()
         if not find_library(name)
     ]
-    why = _install_works()
+    why = install_works()
     return lines + ([f"{FREEHOLD} in Python: {why}"] if why else [])

@@ -1,6 +1,6 @@
 """A process under one peer: reads `[function, arguments]` from stdin, line by line, and answers with the result.
 
-`--install` has NumPy's data come from freehold first. Results are JSON.
+`--install=HOW` has NumPy's data come from freehold first, and Python's objects as HOW says. Results are JSON.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def memory() -> tuple[int, int]:
 
 
 def main() -> None:
-    if "--install" in sys.argv:
-        import freehold
+    for word in sys.argv[1:]:
+        if word.startswith("--install="):
+            import freehold
 
-        freehold.install(objects=False)
+            freehold.install(objects=word.removeprefix("--install="))
     this = sys.modules[__name__]
     sys.modules["benchmarks.worker"] = this  # so that a benchmark that imports us shares this state
     gc.disable()  # it would stop at other places under each peer

@@ -87,13 +87,6 @@ def test_is_idempotent(installed):
     assert numpy_handler.is_active()
 
 
-@pytest.mark.parametrize("objects", [True, "arena", None])
-def test_refuses_objects(objects):
-    """Python objects can not be taken yet: the error says what can."""
-    with pytest.raises(ValueError, match=r"objects=False"):
-        freehold.install(objects=objects)
-
-
 def test_refuses_other_settings_once_the_heap_is_open(installed):
     """The heap's settings are fixed when it is opened; asking for others is an error that names both."""
     with pytest.raises(ValueError, match=r"decay='77s'.* with decay='1s'"):

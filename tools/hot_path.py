@@ -1,4 +1,4 @@
-"""Counts what a hit executes: the machine code of `fh_heap_allocate` and `fh_heap_deallocate`, against a golden file.
+"""Counts what a hit executes: the machine code of allocating and freeing, in C and for Python, against a golden file.
 
     tools/hot_path.py [LIBRARY]            print the counts, one line per function
     tools/hot_path.py [LIBRARY] --path     print the instructions counted, too
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = (ROOT / "build" / "release" / "site", Path(sysconfig.get_paths()["platlib"]))
 GOLDEN = ROOT / "tests" / "golden" / "hot_path.txt"
-FUNCTIONS = ("fh_heap_allocate", "fh_heap_deallocate")
+FUNCTIONS = ("fh_heap_allocate", "fh_heap_deallocate", "fh_hook_obj_malloc", "fh_hook_obj_free")
 
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?P<text>\S.*?)\s*(?:[#;].*|//.*)?$")
 _TARGET = re.compile(r"\b([0-9a-f]+) <[^>]*>$")

@@ -1,7 +1,7 @@
 """The options, where their values come from, and how sizes and durations are written.
 
 Call arguments > command line > ``FREEHOLD_<OPTION>`` > ``FREEHOLD_CONF="decay=10s,report=yes"`` > ``[tool.freehold]``
-of the nearest pyproject.toml that has one > defaults.
+of the nearest pyproject.toml that has one > what `freehold enable` was told > defaults.
 
 Thread-safety: functions of their arguments; `_warned` only saves repetition.
 Does not: apply anything. An unknown name, and a bad value from outside the program, warn once; a bad value in a call
@@ -112,6 +112,15 @@ def _one_of(*words: str) -> Callable[[str, object], str]:
     return parse
 
 
+def _parse_objects(name: str, value: object) -> str:
+    if value in {"arena", "arenas"}:
+        return "arena"
+    try:
+        return "yes" if _parse_switch(name, value) else "no"
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is not known: expected True, False (yes, no) or 'arena'") from None
+
+
 def total_memory() -> int:
     """Return the bytes of memory this process may use: the machine's, or its container's if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -156,6 +165,12 @@ OPTIONS = {
         Option("decay", "1s", parse_duration, "how long idle memory is kept before it is given back"),
         Option("huge_pages", "auto", _one_of("auto", "never"), "whether growing parts of the heap use huge pages"),
         Option(
+            "objects",
+            "no",
+            _parse_objects,
+            "whether Python's objects come from the heap: yes, no, or arena (only pymalloc's arenas)",
+        ),
+        Option(
             "on_error",
             "abort",
             _one_of("abort", "report"),
@@ -181,6 +196,7 @@ def resolve(
     command_line: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: str | None = None,
+    enabled: Mapping[str, str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Setting]:
     """Return every option's setting, from the first source that has a good one.
@@ -190,6 +206,7 @@ def resolve(
         command_line: the same from a command line.
         environ: the environment; None is the process's.
         folder: where the search for a pyproject.toml begins; None is the current one, an empty text: none is read.
+        enabled: what `freehold enable` was told.
         say: called with each thing that is wrong outside the program; None warns, once.
 
     Raises:
@@ -199,7 +216,7 @@ def resolve(
     settings = {
         name: Setting(option.default, option.parse(name, option.default), "default") for name, option in OPTIONS.items()
     }
-    problems: list[str] = []
+    problems = _lay_over(settings, enabled or {}, "freehold enable")
     if environ.get("NUMPY_MADVISE_HUGEPAGE") == "0":  # NumPy's own switch for the same thing
         settings["huge_pages"] = Setting("never", "never", "NUMPY_MADVISE_HUGEPAGE")
     if folder != "":

@@ -9,10 +9,11 @@ Does not: import NumPy.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from freehold import config, numpy_import, opening
+from freehold import config, domains, numpy_import, opening
 
 __all__ = ["Installation", "install", "uninstall"]
 
@@ -21,7 +22,7 @@ class Installation:
     """What comes from the freehold heap since `install()`, and what does not.
 
     Attributes:
-        taken: whose new blocks come from the heap, for example ``("numpy",)``.
+        taken: whose new blocks come from the heap, for example ``("numpy", "objects")``.
         not_taken: the others, each with the reason.
     """
 
@@ -46,7 +47,10 @@ class Installation:
 
 
 def install(
-    *, objects: bool = False, decay: int | float | str | None = None, huge_pages: str | None = None
+    *,
+    objects: bool | str | None = None,
+    decay: int | float | str | None = None,
+    huge_pages: str | None = None,
 ) -> Installation:
     """Have the process's memory come from the freehold heap from now on, in every thread.
 
@@ -54,7 +58,8 @@ def install(
     moment it is. Calling it again changes nothing but the answer.
 
     Args:
-        objects: False: Python objects stay with Python's own allocator. Nothing else is supported yet.
+        objects: True: Python's objects and whatever else its allocators serve; ``"arena"``: pymalloc serves them, from
+            arenas of the heap; False: they stay where they are.
         decay: how long idle memory is kept before it is given back: seconds, ``"500ms"``, ``"10s"``, 0 or ``"never"``.
         huge_pages: ``"auto"`` or ``"never"``.
 
@@ -70,10 +75,14 @@ def install(
 
     Thread-safety: any thread, any time.
     """
-    if objects is not False:
-        raise ValueError(f"objects={objects!r} is not supported: only NumPy's arrays can be taken, objects=False")
-    opening.choose(config.resolve(call={"decay": decay, "huge_pages": huge_pages}))
+    settings = config.resolve(call={"objects": objects, "decay": decay, "huge_pages": huge_pages})
+    opening.choose(settings)
+    remarks = []
+    if objects is not None or not domains.is_active():  # asked again without a word of them, they stay as they are
+        remarks = domains.take(settings["objects"].value, opening.open_heap)
     numpy_import.arm(opening.open_heap)
+    for remark in remarks:
+        warnings.warn(f"freehold: {remark}", RuntimeWarning, stacklevel=2)
     return _installation()
 
 
@@ -82,6 +91,7 @@ def uninstall() -> None:
 
     Thread-safety: any thread, any time.
     """
+    domains.disarm()
     numpy_import.disarm()
     handler = sys.modules.get("freehold.face.numpy_handler")
     if handler is not None:
@@ -89,11 +99,14 @@ def uninstall() -> None:
 
 
 def _installation() -> Installation:
-    why = numpy_import.status()
-    not_taken = {"numpy": why} if why else {}
-    not_taken["objects"] = "Python objects stay with Python's own allocator (objects=False)"
+    no_numpy = numpy_import.status()
+    python, no_objects = domains.status()
+    not_taken = {"numpy": no_numpy, "objects": no_objects}
     not_taken["arrow"] = "pyarrow stays on its own memory pool"
     not_taken["libc"] = (
         "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
     )
-    return Installation(taken=() if why else ("numpy",), not_taken=MappingProxyType(not_taken))
+    return Installation(
+        taken=python if no_numpy else ("numpy", *python),
+        not_taken=MappingProxyType({name: why for name, why in not_taken.items() if why}),
+    )

@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import sys
 
-from freehold import config, numpy_import, opening
+from freehold import config, domains, numpy_import, opening
 
-__all__ = ["FOLDER", "environment", "start"]
+__all__ = ["FOLDER", "environment", "start", "start_enabled"]
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 
@@ -38,17 +38,39 @@ def environment(options: dict[str, str], *, report: bool, output: str) -> dict[s
 
 
 def start() -> None:
-    """Have NumPy taken when it is imported, and the report made at the end if this is the program that it is about."""
+    """Have Python's objects taken now if the options say so, and NumPy when it is imported.
+
+    The report is made at the end if this is the program that it is about.
+    """
     if os.environ.get("FREEHOLD", "0") == "0" or not _is_built():
         return
     pid, report, output = (os.environ.get("FREEHOLD_RUN", "") + "  ").split(" ", 2)
     # `freehold run` has read everything, and has said what is wrong with it.
-    opening.choose(config.resolve(folder="", say=(lambda _: None) if pid else None))
-    numpy_import.arm(opening.open_heap)
+    _begin(config.resolve(folder="", say=(lambda _: None) if pid else None))
     if pid == str(os.getpid()) and (report == "report" or output.strip()):
         from freehold.view.report import Watch
 
         Watch(on_stderr=report == "report", path=output.strip()).begin()
+
+
+def start_enabled(options: dict[str, str]) -> None:
+    """Do the same where `freehold enable` asks for it. Under `freehold run` both are done, which does no harm.
+
+    Args:
+        options: what `freehold enable` was told; the environment comes before them.
+    """
+    try:
+        if os.environ.get("FREEHOLD") != "0" and _is_built():
+            _begin(config.resolve(enabled=options, folder=""))
+    except Exception as problem:  # whatever it is, Python starts
+        sys.stderr.write(f"freehold: not started: {type(problem).__name__}: {problem}\n")
+
+
+def _begin(settings: dict[str, config.Setting]) -> None:
+    opening.choose(settings)
+    for remark in domains.take(settings["objects"].value, opening.open_heap, first=True):
+        sys.stderr.write(f"freehold: {remark}\n")
+    numpy_import.arm(opening.open_heap)
 
 
 def _is_built() -> bool:

@@ -22,6 +22,9 @@ VERBS = {
     "run": "run a program, unchanged, on the freehold heap",
     "demo": "show reported memory troubles under the default allocator and under freehold",
     "stats": "show what the heaps of this process hold, or those in a report",
+    "enable": "have every Python of this environment start on the freehold heap",
+    "disable": "take back what enable did",
+    "doctor": "say what would work here, what would not, and why",
     "config": "show every option, its value, and where the value comes from",
 }
 

@@ -17,7 +17,7 @@ from freehold.cli import say
 
 __all__ = ["add_arguments", "run", "split"]
 
-WITH_VALUE = ("-o", "--output", "--decay", "--huge-pages", "--on-error")
+WITH_VALUE = ("-o", "--output", "--objects", "--decay", "--huge-pages", "--on-error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="write the report to FILE: .json, or .txt as it looks on stderr"
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
+    parser.add_argument("--objects", metavar="HOW", help=f"{config.OPTIONS['objects'].help}")
     parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')
     parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
     parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Become the program that *args* say; return an exit code only if that is not possible."""
     try:
         _check_program(args.program)
-        given = {"decay": args.decay, "huge_pages": args.huge_pages, "on_error": args.on_error, "report": args.report}
+        given = {name: getattr(args, name) for name in config.OPTIONS}
         settings = config.resolve(command_line=given, say=say)
         output = _check_output(args.output, force=args.force)
         _check_interpreter()
@@ -107,7 +108,7 @@ def _check_interpreter() -> None:
     """Refuse where the program would start without us."""
     if sys.flags.ignore_environment or sys.flags.no_site:
         raise _Wrong("Python was started with -I, -E or -S; it must heed PYTHONPATH and look for sitecustomize")
-    from freehold.face import numpy_handler  # noqa: F401  if it is not built for this Python, say so here
+    from freehold.face import cpython_domains, numpy_handler  # noqa: F401  if it is not built for this Python, say so here
 
 
 def _interpreter_flags() -> list[str]:

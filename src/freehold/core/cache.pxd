@@ -140,6 +140,7 @@ cdef inline bint hit_take(Cache **seat, uint64_t grains, void **p) noexcept nogi
 cdef inline bint hit_take_class(Cache **seat, uint32_t index, void **p) noexcept nogil
 cdef inline bint hit_pop(Cache **seat, Cache *c, Bin *b, void **p) noexcept nogil
 cdef inline bint hit_give(Cache **seat, uint64_t address) noexcept nogil
+cdef inline Bin *hit_bin(Cache *c, uint64_t address) noexcept nogil
 cdef uint16_t cache_slots(uint64_t size, uint64_t cache_bytes) noexcept nogil
 cdef bint cache_is_listed(Primary *p) noexcept nogil
 cdef Cache *cache_make(Primary *p, Cache **here) noexcept nogil

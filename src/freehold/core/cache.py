@@ -203,15 +203,9 @@ def hit_pop(
 
 
 def hit_give(seat: cython.pointer[cython.pointer[Cache]], address: uint64_t) -> cython.bint:
-    """Put a block back into this thread's cache; False where that can not be done at once, or at all.
-
-    One multiplication tells both which block an address lies in and whether it begins there: the low word of offset
-    times multiplier is what is left over, and below the multiplier exactly at a block's start. An address outside the
-    primary comes to some bin, too, and to a number that is not made: it is at least 64 regions away, or has no class.
-    """
+    """Put a block back into this thread's cache; False where that can not be done at once, or at all."""
     c: cython.pointer[Cache] = seat[0]
-    bins: uint64_t = cython.cast(uint64_t, cython.address(c.bin[0]))
-    b: cython.pointer[Bin] = cython.cast(cython.pointer[Bin], bins + ((address - c.base) >> c.bin_shift & BINS_MASK))
+    b: cython.pointer[Bin] = hit_bin(c, address)
     over: uint64_t = 0
     number: uint64_t = mul_wide(address - b.base, b.multiplier, cython.address(over))
     if cython.unlikely(over >= b.multiplier or number >= b.made):
@@ -230,6 +224,17 @@ def hit_give(seat: cython.pointer[cython.pointer[Cache]], address: uint64_t) -> 
     store64_relaxed(cython.address(b.word), word + 1)
     leave(seat, c)
     return True
+
+
+def hit_bin(c: cython.pointer[Cache], address: uint64_t) -> cython.pointer[Bin]:
+    """The bin that an address would belong to; what lies outside the primary comes to some bin, too.
+
+    One multiplication by its multiplier tells both which block an address lies in and whether it begins there: the low
+    word of offset times multiplier is what is left over, and below the multiplier exactly at a block's start. An
+    address from outside comes to a number that is not made: it is at least 64 regions away, or has no class.
+    """
+    bins: uint64_t = cython.cast(uint64_t, cython.address(c.bin[0]))
+    return cython.cast(cython.pointer[Bin], bins + ((address - c.base) >> c.bin_shift & BINS_MASK))
 
 
 # ---- its cold halves ----

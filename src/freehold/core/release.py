@@ -127,6 +127,10 @@ def region_purge_run(
     mutex_unlock(cython.address(r.lock))
     while end > lowest and given_back < budget:
         mutex_lock(cython.address(r.lock))
+        end = least(end, r.charged // p.page_size)  # another releaser may have had the region forget blocks
+        if end <= lowest:
+            mutex_unlock(cython.address(r.lock))
+            break
         low: uint64_t = most(lowest, end - least(end, PURGE_SLICE // p.page_size))
         if r.huge:
             low = most(lowest, round_down(end - 1, HUGE_STEP // p.page_size))

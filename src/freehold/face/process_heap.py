@@ -1,3 +1,4 @@
+# cython: subinterpreters_compatible=own_gil
 """The process's one heap, as Python asks about it: figures, whose an address is, and giving back.
 
 Thread-safety: everything may be called from any thread; the GIL is released where the heap may take its time.
@@ -14,6 +15,7 @@ from cython.cimports.freehold.core.heap import (
     heap_read_stats,
     heap_usable_size,
 )
+from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
     M_TRIM_THRESHOLD,
@@ -21,6 +23,8 @@ from cython.cimports.freehold.face.process_heap import (
     mallopt,
 )
 from cython.cimports.libc.stdint import uint64_t, uintptr_t
+
+__life__ = until_the_end()  # of this module in this interpreter
 
 
 def configure(decay_ms: cython.double, huge_pages: cython.bint) -> None:
