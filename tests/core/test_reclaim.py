@@ -69,7 +69,7 @@ def test_H5_the_thread_sleeps_when_nothing_is_dirty() -> None:
 
 
 def test_H5_a_loop_that_goes_on_keeps_what_it_uses() -> None:
-    """After a large build was given back, a warm loop of 8 MiB causes no purges."""
+    """After a large build was given back, a warm loop of 8 MiB is purged of nothing that it uses."""
     run(
         """
         import time
@@ -78,13 +78,14 @@ def test_H5_a_loop_that_goes_on_keeps_what_it_uses() -> None:
         for p in blocks: heap.deallocate(p)
         time.sleep(1.6)
         assert heap.stats()["dirty"] == 0, heap.stats()
+        before = heap.stats()["purged"]
         end = time.monotonic() + 2.5
         while time.monotonic() < end:
             blocks = [heap.allocate(4096, 0) for _ in range(2000)]
             for p in blocks: heap.fill(p, 1, 8)
-            before = heap.stats()["purged"]
             for p in blocks: heap.deallocate(p)
-            assert heap.stats()["purged"] - before < 1 << 20
+        purged = heap.stats()["purged"] - before
+        assert purged <= 2 << 20, purged  # once, the end of its last huge page
         """
     )
 
