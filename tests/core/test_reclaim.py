@@ -85,7 +85,7 @@ def test_H5_a_loop_that_goes_on_keeps_what_it_uses() -> None:
             for p in blocks: heap.fill(p, 1, 8)
             for p in blocks: heap.deallocate(p)
         purged = heap.stats()["purged"] - before
-        assert purged <= 2 << 20, purged  # once, the end of its last huge page
+        assert purged <= 4 << 20, purged  # once, at first: the ends of huge pages that it does not use
         """
     )
 
