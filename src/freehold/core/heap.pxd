@@ -8,6 +8,8 @@ from freehold.core.large cimport LargeThread
 
 cdef enum:
     HEAP_ID = 0                     # of the default heap, in owner words
+    WORTH_A_THREAD = 0x400000       # bytes of small blocks mapped …
+    WORTH_A_THREAD_IDLE = 0x100000  # … or of larger ones idle: from here on a reclaim thread is worth its while
 
 cdef struct HeapStats:              # bytes unless said; jemalloc's names
     uint64_t allocated              # what callers hold, in the sizes that serve them
@@ -41,6 +43,8 @@ cdef void heap_read_stats(HeapStats *into) noexcept nogil             # costs no
 cdef uint64_t heap_purge() noexcept nogil                             # everything idle, now; bytes
 cdef int heap_check() noexcept nogil                                  # 0, or which law is broken
 cdef void heap_configure(uint64_t decay_ns, bint huge_pages) noexcept nogil  # before heap_boot; decay NOWHERE: never
+
+cdef bint heap_may_idle() noexcept nogil                              # it has grown so far that a reclaim thread is worth its while
 
 cdef void *heap_allocate_slow(size_t size, size_t align, bint zero) noexcept nogil
 cdef void heap_deallocate_slow(void *p) noexcept nogil

@@ -38,7 +38,16 @@ from cython.cimports.freehold.core.fault import (
     fault_boot,
     fault_count,
 )
-from cython.cimports.freehold.core.heap import HEAP_ID, HeapStats, at_fork, large_here, large_set_here, set_errno
+from cython.cimports.freehold.core.heap import (
+    HEAP_ID,
+    WORTH_A_THREAD,
+    WORTH_A_THREAD_IDLE,
+    HeapStats,
+    at_fork,
+    large_here,
+    large_set_here,
+    set_errno,
+)
 from cython.cimports.freehold.core.idle import IDLE_WINDOWS
 from cython.cimports.freehold.core.large import (
     LARGE_BAD_ALIGN,
@@ -79,7 +88,7 @@ from cython.cimports.freehold.core.machine import (
     store32_release,
     swap32_if,
 )
-from cython.cimports.freehold.core.pool import PoolStats
+from cython.cimports.freehold.core.pool import POOL_CLEAN, POOL_KEPT, POOL_USED, Pool, PoolStats
 from cython.cimports.freehold.core.primary import (
     Primary,
     PrimaryConfig,
@@ -444,6 +453,24 @@ def heap_tick(now: uint64_t) -> cython.bint:
     runs_tick(the_runs, cython.address(busy))
     large_maintain(the_large, now, False)
     return busy or large_dirty_bytes(the_large) > 0
+
+
+def heap_may_idle() -> cython.bint:
+    """Approximate: a small program, of which there are many, shall not pay for a thread that has nothing to give.
+
+    No lock is taken: this may be a signal handler, in a thread that holds it.
+    """
+    if load64_relaxed(cython.address(the_primary.mapped)) >= WORTH_A_THREAD:
+        return True
+    idle: uint64_t = load64_relaxed(cython.address(the_runs.dirty_pages)) << RUN_PAGE_SHIFT
+    i: uint32_t = 0
+    while i < LARGE_POOLS and idle < WORTH_A_THREAD_IDLE:
+        pool: cython.pointer[Pool] = cython.address(the_large.pool[i])
+        idle += load64_relaxed(cython.address(pool.idle[POOL_USED]))
+        idle += load64_relaxed(cython.address(pool.idle[POOL_CLEAN]))
+        idle += load64_relaxed(cython.address(pool.idle[POOL_KEPT]))
+        i += 1
+    return idle >= WORTH_A_THREAD_IDLE
 
 
 def heap_purge() -> uint64_t:
