@@ -14,6 +14,7 @@ cdef enum:
     CACHE_SLOTS_BYTES = 0x100000    # a bin has slots for 1 MiB of blocks …
     CACHE_SLOTS_LEAST = 4           # … at least for 4,
     CACHE_SLOTS_MOST = 4096         # and at most for 4,096
+    CACHE_ONE_WAY = 128             # a bin that is only filled, or only emptied, holds so many at most
 
 cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t word                   # allocations << 16 | count of blocks; written by the owner (or who claimed), read by all
@@ -45,6 +46,7 @@ cdef struct Cache:
     uint16_t direct[DIRECT_ENTRIES]  # where, from the cache's start, the bin for each 16 bytes of size lies; constant
     uint64_t seen[PRIMARY_CLASSES]  # each bin's `word` at the reclaimer's last look; guarded by the caches' lock
     uint64_t swept[PRIMARY_CLASSES]  # … when the owner last looked for idle bins
+    uint64_t turned[PRIMARY_CLASSES]  # … when the owner last refilled it or made room in it; the owner's alone
 
 cdef struct ClassCounts:            # blocks, read at one moment; made = live + free + cached
     uint64_t made
@@ -138,7 +140,7 @@ cdef uint64_t cache_allocate_apart(Primary *p, uint32_t index, uint64_t align) n
 cdef void cache_deallocate_apart(Primary *p, uint64_t address) noexcept nogil
 cdef uint64_t cache_refill(Cache *c, uint32_t index) noexcept nogil
 cdef void cache_make_room(Cache *c, uint32_t index) noexcept nogil
-cdef bint cache_widen(Cache *c, Bin *b) noexcept nogil
+cdef bint cache_widen(Cache *c, Bin *b, uint64_t to) noexcept nogil
 cdef void cache_sweep(Cache *c) noexcept nogil
 cdef void bin_give(Cache *c, uint32_t index, uint64_t n, bint aged) noexcept nogil
 cdef uint64_t cache_empty(Cache *c, bint aged) noexcept nogil
