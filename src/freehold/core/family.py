@@ -11,7 +11,7 @@ Follows: the exports of jemalloc, mimalloc and tcmalloc; glibc for zero sizes, a
 """
 
 import cython
-from cython.cimports.freehold.core.cache import DIRECT_LIMIT, cache_allocate, cache_deallocate
+from cython.cimports.freehold.core.cache import cache_deallocate
 from cython.cimports.freehold.core.family import (
     EARLY_BYTES,
     EARLY_HEADER,
@@ -33,6 +33,7 @@ from cython.cimports.freehold.core.heap import (
     heap_boot,
     heap_configure,
     heap_deallocate_slow,
+    heap_hit,
     heap_may_idle,
     heap_owns,
     heap_purge,
@@ -70,7 +71,7 @@ early_used = cython.declare(uint64_t)  # bytes; atomic
 
 def family_malloc(size: cython.size_t) -> cython.p_void:
     p: cython.p_void
-    if cython.likely(size <= DIRECT_LIMIT and cache_allocate(size, cython.address(p))):
+    if cython.likely(heap_hit(size, cython.address(p))):
         return p
     return family_malloc_slow(size)
 
@@ -299,7 +300,7 @@ def family_look_around() -> cython.void:
 
 def family_new(size: cython.size_t) -> cython.p_void:
     p: cython.p_void
-    if cython.likely(operators_are_ours and size <= DIRECT_LIMIT and cache_allocate(size, cython.address(p))):
+    if cython.likely(operators_are_ours and heap_hit(size, cython.address(p))):
         return p
     return family_new_slow(size)
 

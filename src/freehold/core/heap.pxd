@@ -65,6 +65,7 @@ cdef extern from *:
     LargeThread *large_here "fh_large_get"() noexcept nogil
     void large_set_here "fh_large_set"(LargeThread *t) noexcept nogil
     void set_errno "errno = "(int e) noexcept nogil
+cdef inline bint heap_hit(size_t size, void **p) noexcept nogil
 cdef void *heap_try(size_t size, size_t align, bint zero) noexcept nogil
 cdef bint heap_tick(uint64_t now) noexcept nogil
 cdef void heap_before_fork() noexcept nogil

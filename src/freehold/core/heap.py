@@ -263,12 +263,16 @@ def heap_allocate(size: cython.size_t, align: cython.size_t) -> cython.p_void:
             return heap_allocate_slow(size, align, False)
         size = (size + (size == 0) + align - 1) & ~(align - 1)  # the class of a multiple of align is one (see sizes)
     p: cython.p_void
-    if cython.likely(size <= DIRECT_LIMIT):
-        if cython.likely(cache_allocate(size, cython.address(p))):
-            return p
-    elif size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), cython.address(p)):
+    if cython.likely(heap_hit(size, cython.address(p))):
         return p
     return heap_allocate_slow(size, align, False)
+
+
+def heap_hit(size: cython.size_t, p: cython.pointer[cython.p_void]) -> cython.bint:
+    """Take a block from this thread's cache; False if it has none."""
+    if cython.likely(size <= DIRECT_LIMIT):
+        return cache_allocate(size, p)
+    return size <= the_small_limit and cache_allocate_class(sizes_index(sizes_default(), size), p)
 
 
 def heap_allocate_line(size: cython.size_t) -> cython.p_void:
