@@ -93,7 +93,11 @@ def _installation() -> Installation:
     not_taken = {"numpy": why} if why else {}
     not_taken["objects"] = "Python objects stay with Python's own allocator (objects=False)"
     not_taken["arrow"] = "pyarrow stays on its own memory pool"
-    not_taken["libc"] = (
-        "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
-    )
-    return Installation(taken=() if why else ("numpy",), not_taken=MappingProxyType(not_taken))
+    taken = () if why else ("numpy",)
+    if opening.is_preloaded():
+        taken += ("libc",)
+    else:
+        not_taken["libc"] = (
+            "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
+        )
+    return Installation(taken=taken, not_taken=MappingProxyType(not_taken))
