@@ -131,7 +131,9 @@ def test_the_library_knows_pythons_options() -> None:
     assert "constructor\n" == output_of(compiled("early.c"), environment=options)
 
 
-@pytest.mark.parametrize("value", ["1", "0.5", "1e-1", "500ms", " 10 s ", "2min", "1h", "3us", "0", "never", "-1", ".5s"])
+@pytest.mark.parametrize(
+    "value", ["1", "0.5", "1e-1", "500ms", " 10 s ", "2min", "1h", "3us", "0", "never", "-1", ".5s"]
+)
 def test_durations_are_read_as_python_reads_them(value: str) -> None:
     """What Python takes for a duration, the library does."""
     from freehold import config

@@ -45,7 +45,7 @@ libc.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 def test_one_heap_for_c_and_for_arrays() -> None:
     """One library, one owner table, one set of statistics: what malloc hands out counts where arrays do."""
-    assert "True True 100 True True\n" == says(
+    assert "True True True True True\n" == says(
         LIBC
         + """
 import numpy as np, freehold
@@ -57,7 +57,7 @@ blocks = [libc.malloc(100_000) for _ in range(100)]
 after = freehold.stats()
 loads = {line.split()[-1] for line in open('/proc/self/maps') if 'libfreehold' in line}
 print(process_heap.serves_malloc(), all(map(process_heap.owns, [*blocks, array.ctypes.data])),
-      after.current_count - before.current_count, after.current_bytes - before.current_bytes >= 10_000_000,
+      100 <= after.current_count - before.current_count < 110, after.current_bytes - before.current_bytes >= 10_000_000,
       len(loads) == 1)
 """
     )

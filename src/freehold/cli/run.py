@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="write the report to FILE: .json, or .txt as it looks on stderr"
     )
     parser.add_argument(
-        "--preload", action="store_true", help="serve C and C++ libraries, too: libfreehold.so is every process's malloc"
+        "--preload",
+        action="store_true",
+        help="serve C and C++ libraries, too: libfreehold.so is every process's malloc",
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')

@@ -150,9 +150,7 @@ def family_memalign(align: cython.size_t, size: cython.size_t) -> cython.p_void:
     return family_allocate(size, align, False)
 
 
-def family_posix_memalign(
-    into: cython.pointer[cython.p_void], align: cython.size_t, size: cython.size_t
-) -> cython.int:
+def family_posix_memalign(into: cython.pointer[cython.p_void], align: cython.size_t, size: cython.size_t) -> cython.int:
     if align < cython.sizeof(cython.p_void) or align & (align - 1):
         return EINVAL
     p: cython.p_void = family_allocate(size, align, False)
@@ -336,9 +334,7 @@ def family_new_aligned(size: cython.size_t, align: cython.size_t) -> cython.p_vo
 
 
 def family_new_aligned_elsewhere(size: cython.size_t, align: cython.size_t) -> cython.p_void:
-    theirs: cython.p_void = process_function(
-        b"_ZnwmSt11align_val_t", cython.cast(cython.p_void, family_new_aligned)
-    )
+    theirs: cython.p_void = process_function(b"_ZnwmSt11align_val_t", cython.cast(cython.p_void, family_new_aligned))
     if theirs == cython.NULL:
         theirs = runtime_function(b"_ZnwmSt11align_val_t")
     must(theirs != cython.NULL, b"operator new: no memory, and no C++ runtime that could throw")

@@ -40,9 +40,7 @@ def settings_read(into: cython.pointer[Settings]) -> cython.void:
     settings_from_variables(into, says)
 
 
-def settings_from_conf(
-    s: cython.pointer[Settings], text: cython.p_const_char, says: cython.bint
-) -> cython.void:
+def settings_from_conf(s: cython.pointer[Settings], text: cython.p_const_char, says: cython.bint) -> cython.void:
     """FREEHOLD_CONF="decay=10s,huge_pages=never"."""
     name = cython.declare(cython.char[OPTION_TEXT])
     value = cython.declare(cython.char[OPTION_TEXT])
