@@ -6,16 +6,15 @@ this machine does not have are left out.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from math import exp, log
 from pathlib import Path
 from statistics import median
 
+from benchmarks.c_programs import compiled
 from benchmarks.measure import Effort, paired_ratio, turned
 from benchmarks.peers import FREEHOLD, MIMALLOC, Peer, c_environment, preloaded_peers
 from benchmarks.report import Benchmark, Cell, Row
@@ -24,16 +23,17 @@ TITLE = "Programs of others under each malloc (s)"
 BAR = 1.0  # of mimalloc's time, in the geometric mean
 PEAK_BAR = 1.05
 ROUNDS = {"smoke": 1, "quick": 5, "full": 15}
-FUNCTIONS = 3000  # of the C file that gcc compiles
+FUNCTIONS = 1000  # of the C file that gcc compiles
 NUMBERS = 1_500_000  # of the file that is sorted and packed
 
 PYTHON = """
 import ast, json
-text = json.dumps([{"id": i, "name": f"name {i}", "tags": [str(k) for k in range(i % 9)]} for i in range(%d)])
+text = json.dumps([{"id": i, "name": f"name {i}", "tags": [str(k) for k in range(i & 7)]} for i in range(%d)])
 tables = json.loads(text)
 tree = ast.parse("\\n".join(f"def f{i}(a, b):\\n    return [a * {i}, b, (a, b)]" for i in range(%d)))
 print(len(text), len(tables), len(ast.dump(tree)), len(sorted(text.split('"'))))
 """
+PERL = "my %h; $h{$_ * 7919 % 999983} .= $_ for 1..$ARGV[0]"
 SQL = """
 create table t(a integer primary key, b text, c real);
 with recursive n(i) as (select 1 union all select i + 1 from n where i < %d)
@@ -74,21 +74,31 @@ def _commands(folder: Path, scale: float) -> dict[str, tuple[list[str], dict[str
         "sort, four threads": (["sort", "-n", "--parallel=4", "-o", "sorted", "numbers"], {"LC_ALL": "C"}),
         "xz -T2": (["xz", "-T2", "--block-size=1MiB", "-3", "-k", "-f", "numbers"], {}),
         "python, objects by malloc": ([sys.executable, "-S", "-c", python], {"PYTHONMALLOC": "malloc"}),
-        "perl, a large hash": (["perl", "-e", f"my %h; $h{{$_ * 7919 % 999983}} .= $_ for 1..{int(600_000 * scale)}"], {}),
-    }  # fmt: skip
+        "perl, a large hash": (["perl", "-e", PERL, str(int(600_000 * scale))], {}),
+    }
     return {name: command for name, command in commands.items() if shutil.which(command[0][0])}
 
 
-def _once(command: list[str], peer: Peer, environment: dict[str, str], folder: Path) -> tuple[float, int]:
-    """Return seconds, and the bytes resident at most in the process or its largest child."""
-    environment = {k: v for k, v in c_environment(peer).items() if k != "GLIBC_TUNABLES"} | environment
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{command[0]} under {peer.name}: exit code {process.returncode}")
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024
+def _once(program: Path, command: list[str], peer: Peer, environment: dict[str, str], folder: Path) -> list[float]:
+    """Return seconds, seconds of processor time, and the bytes resident at most in the process or its largest child."""
+    without = ("GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {k: v for k, v in c_environment().items() if k not in without} | environment
+    timed = [str(program), peer.environment.get("LD_PRELOAD", ""), *command]
+    run = subprocess.run(timed, env=environment, cwd=folder, capture_output=True, text=True)
+    if run.returncode != 0:
+        raise RuntimeError(f"{command[0]} under {peer.name}: {run.stderr.strip()}")
+    return [float(word) for word in run.stdout.split()]
+
+
+def _rows(what: str, runs: dict[str, list[list[float]]]) -> tuple[Row, Row]:
+    """Return the row of times, and the one of peaks."""
+    times, peaks = {}, {}
+    for name, figures in runs.items():
+        seconds, processor, peak = ([figure[i] for figure in figures] for i in range(3))
+        also = {"processor, s": median(processor), "peak, MiB": median(peak) / (1 << 20)}
+        times[name] = Cell(seconds, also=also)
+        peaks[name] = Cell(peak)
+    return Row(what, "s", times, against=MIMALLOC if MIMALLOC in times else "best"), Row(what, "B", peaks)
 
 
 def _mean_row(what: str, unit: str, rows: list[Row], bar: float) -> Row:
@@ -103,25 +113,18 @@ def _mean_row(what: str, unit: str, rows: list[Row], bar: float) -> Row:
 
 def run(effort: Effort) -> Benchmark:
     peers = preloaded_peers()
-    rows, peaks = [], []
-    with tempfile.TemporaryDirectory(prefix="freehold-bench-") as name:
+    rows = []
+    with compiled("timed") as program, tempfile.TemporaryDirectory(prefix="freehold-bench-") as name:
         folder = Path(name)
         for what, (command, environment) in _commands(folder, effort.scale).items():
-            runs: dict[str, list[tuple[float, int]]] = {peer.name: [] for peer in peers}
+            runs: dict[str, list[list[float]]] = {peer.name: [] for peer in peers}
             for number in range(ROUNDS[effort.name]):
                 for peer in turned(peers, number):
-                    runs[peer.name].append(_once(command, peer, environment, folder))
-            memory = {name: int(median(peak for _, peak in figures)) for name, figures in runs.items()}
-            cells = {
-                name: Cell([seconds for seconds, _ in figures], also={"peak, MiB": memory[name] / (1 << 20)})
-                for name, figures in runs.items()
-            }
-            rows.append(Row(what, "s", cells, against=MIMALLOC if MIMALLOC in cells else "best"))
-            peaks.append(
-                Row(what, "B", {name: Cell([float(peak) for _, peak in figures]) for name, figures in runs.items()})
-            )
+                    runs[peer.name].append(_once(program, command, peer, environment, folder))
+            rows.append(_rows(what, runs))
+    times, peaks = [row for row, _ in rows], [row for _, row in rows]
     means = [
-        _mean_row("geometric mean of time, × mimalloc's", "×", rows, BAR),
+        _mean_row("geometric mean of time, × mimalloc's", "×", times, BAR),
         _mean_row("geometric mean of the peak, × mimalloc's", "×", peaks, PEAK_BAR),
     ]
-    return Benchmark("programs", TITLE, rows + means)
+    return Benchmark("programs", TITLE, times + means)

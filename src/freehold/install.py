@@ -93,7 +93,7 @@ def _installation() -> Installation:
     not_taken = {"numpy": why} if why else {}
     not_taken["objects"] = "Python objects stay with Python's own allocator (objects=False)"
     not_taken["arrow"] = "pyarrow stays on its own memory pool"
-    taken = () if why else ("numpy",)
+    taken: tuple[str, ...] = () if why else ("numpy",)
     if opening.is_preloaded():
         taken += ("libc",)
     else:

@@ -42,7 +42,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_says_what_it_says_without_the_library(name: str, tmp_path: Path) -> None:
     """Exit code, output and errors are the same."""
-    if shutil.which(name.split()[0]) is None:
+    if shutil.which(name.split(maxsplit=1)[0]) is None:
         pytest.skip(f"no {name} here")
     seen = []
     for preload in (False, True):

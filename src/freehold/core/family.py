@@ -310,7 +310,7 @@ def family_new_slow(size: cython.size_t) -> cython.p_void:
 
 
 def family_new_elsewhere(size: cython.size_t) -> cython.p_void:
-    """Have the program's own operator do it, or the runtime's: that one calls malloc and the new-handler, and throws."""
+    """Have the program's own operator do it, or the runtime's, which calls malloc and the new-handler, and throws."""
     theirs: cython.p_void = process_function(b"_Znwm", cython.cast(cython.p_void, family_new))
     if theirs == cython.NULL:
         theirs = runtime_function(b"_Znwm")

@@ -49,7 +49,7 @@ def open() -> None:
 
 
 def serves_malloc() -> bool:
-    """Return whether malloc, in this process, is the heap's: its library was preloaded, and nobody's stands before it."""
+    """Return whether this process's malloc is the heap's: its library was preloaded, and nobody's stands before it."""
     return family_serves()
 
 
