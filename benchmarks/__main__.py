@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.measure import EFFORTS
 from benchmarks.peers import missing
 
-ORDER = ["temporaries", "building", "empty", "small", "waiting", "install", "idle"]
+ORDER = ["temporaries", "building", "empty", "small", "waiting", "threads", "programs", "install", "idle"]
 
 
 def names() -> list[str]:

@@ -14,7 +14,8 @@ cdef enum:
     CACHE_SLOTS_BYTES = 0x100000    # a bin has slots for 1 MiB of blocks …
     CACHE_SLOTS_LEAST = 4           # … at least for 4,
     CACHE_SLOTS_MOST = 4096         # and at most for 4,096
-    CACHE_ONE_WAY = 128             # a bin that is only filled, or only emptied, holds so many at most
+    CACHE_FIRST_BYTES = 0x4000      # a bin first holds so much; one that is only filled, or only emptied, no more …
+    CACHE_ONE_WAY = 128             # … or so many blocks
 
 cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t word                   # allocations << 16 | count of blocks; written by the owner (or who claimed), read by all
@@ -140,7 +141,7 @@ cdef uint64_t cache_allocate_apart(Primary *p, uint32_t index, uint64_t align) n
 cdef void cache_deallocate_apart(Primary *p, uint64_t address) noexcept nogil
 cdef uint64_t cache_refill(Cache *c, uint32_t index) noexcept nogil
 cdef void cache_make_room(Cache *c, uint32_t index) noexcept nogil
-cdef bint cache_widen(Cache *c, Bin *b, uint64_t to) noexcept nogil
+cdef bint cache_widen(Cache *c, Bin *b, bint both_ways) noexcept nogil
 cdef void cache_sweep(Cache *c) noexcept nogil
 cdef void bin_give(Cache *c, uint32_t index, uint64_t n, bint aged) noexcept nogil
 cdef uint64_t cache_empty(Cache *c, bint aged) noexcept nogil
