@@ -298,12 +298,15 @@ def primary_take_locked(
         region_collect_deferred(r)
     got: uint64_t = least(n, r.top - r.bottom)
     r.top -= got
+    top: cython.pointer[uint32_t] = r.free + r.top
+    states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
+    some_purged: cython.bint = r.purged_pages != 0
     i: uint64_t = 0
     while i < got:  # the array's top goes out first: it becomes the end of `into`
-        number: uint32_t = r.free[r.top + i]
+        number: uint32_t = top[i]
         into[i] = number
-        store8_relaxed(cython.address(r.states[number]), BLOCK_CACHED)
-        if r.purged_pages:
+        store8_relaxed(states + number, BLOCK_CACHED)
+        if some_purged:
             region_unpurge(p, r, number)
         i += 1
     idle_fell(cython.address(r.idle), r.top - r.bottom)
@@ -380,18 +383,20 @@ def primary_give_locked(
     r: cython.pointer[Region], numbers: cython.pointer[uint32_t], n: uint64_t, aged: cython.bint
 ) -> uint64_t:
     twice: uint64_t = NOWHERE
+    top: cython.pointer[uint32_t] = r.free + r.top
+    states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
     given: uint64_t = 0
     i: uint64_t = 0
     while i < n:
         number: uint32_t = numbers[i]
-        if load8_relaxed(cython.address(r.states[number])) == BLOCK_CACHED:
-            store8_relaxed(cython.address(r.states[number]), BLOCK_FREE)
-            r.free[r.top] = number
-            r.top += 1
+        if load8_relaxed(states + number) == BLOCK_CACHED:
+            store8_relaxed(states + number, BLOCK_FREE)
+            top[given] = number
             given += 1
         else:
             twice = number
         i += 1
+    r.top += given
     r.freed_bytes += given * r.size
     if aged:
         idle_add(cython.address(r.idle), given)
