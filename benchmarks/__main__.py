@@ -16,7 +16,19 @@ from benchmarks import report
 from benchmarks.measure import EFFORTS
 from benchmarks.peers import missing
 
-ORDER = ["temporaries", "building", "empty", "small", "waiting", "objects", "install", "idle"]
+ORDER = [
+    "temporaries",
+    "building",
+    "empty",
+    "small",
+    "waiting",
+    "objects",
+    "threads",
+    "programs",
+    "heaps",
+    "install",
+    "idle",
+]
 
 
 def names() -> list[str]:

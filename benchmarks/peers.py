@@ -134,6 +134,13 @@ def c_peers() -> list[Peer]:
     return peers + [Peer(name, library=find_library(name)) for name in LIBRARIES if find_library(name)]
 
 
+def preloaded_peers() -> list[Peer]:
+    """Return the peers that can be a whole process's malloc here: each one's environment preloads it."""
+    files = {FREEHOLD: freehold_library()} | {name: find_library(name) for name in LIBRARIES}
+    peers = [Peer(name, {"LD_PRELOAD": file}) for name, file in files.items() if file]
+    return [*peers[:1], Peer(DEFAULT), *peers[1:]]
+
+
 def c_environment(peer: Peer | None = None) -> dict[str, str]:
     clean = {name: value for name, value in python_environment().items() if name != "PYTHONPATH"}
     if _is_glibc():

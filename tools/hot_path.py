@@ -1,4 +1,4 @@
-"""Counts what a hit executes: the machine code of allocating and freeing, in C and for Python, against a golden file.
+"""Counts what a hit executes: the machine code of the functions that hand out and take back, against a golden file.
 
     tools/hot_path.py [LIBRARY]            print the counts, one line per function
     tools/hot_path.py [LIBRARY] --path     print the instructions counted, too
@@ -23,12 +23,22 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = (ROOT / "build" / "release" / "site", Path(sysconfig.get_paths()["platlib"]))
 GOLDEN = ROOT / "tests" / "golden" / "hot_path.txt"
-FUNCTIONS = ("fh_heap_allocate", "fh_heap_deallocate", "fh_hook_obj_malloc", "fh_hook_obj_free")
+FUNCTIONS = (
+    "fh_heap_allocate",
+    "fh_heap_deallocate",
+    "fh_hook_obj_malloc",
+    "fh_hook_obj_free",
+    "malloc",
+    "free",
+    "_Znwm",
+    "_ZdlPv",
+)
 
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?P<text>\S.*?)\s*(?:[#;].*|//.*)?$")
 _TARGET = re.compile(r"\b([0-9a-f]+) <[^>]*>$")
@@ -68,12 +78,24 @@ def find_library() -> Path | None:
     return max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
 
 
+def output_of(*command: str) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
+    return run.stdout
+
+
+@cache
+def symbols(library: Path) -> dict[str, tuple[int, int]]:
+    """Return where each exported function begins and how long it is; an alias is as long as what it is one of."""
+    lines = [line.split() for line in output_of("nm", "-D", "-S", "--defined-only", str(library)).splitlines()]
+    sizes = {int(line[0], 16): int(line[1], 16) for line in lines if len(line) == 4}
+    return {line[-1]: (int(line[0], 16), sizes.get(int(line[0], 16), 0)) for line in lines}
+
+
 def disassemble(library: Path, function: str) -> list[Instruction]:
     """Return the function's instructions, without its cold part."""
-    command = ["objdump", "--disassemble=" + function, "--no-show-raw-insn", str(library)]
-    lines = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}
-    ).stdout.splitlines()
+    start, size = symbols(library).get(function, (0, 0))
+    where = [f"--start-address={start}", f"--stop-address={start + size}"]  # it may have several names
+    lines = output_of("objdump", "-d", "--no-show-raw-insn", *where, str(library)).splitlines() if size else []
     found = [Instruction(int(match[1], 16), match["text"]) for match in map(_LINE.match, lines) if match]
     if not found:
         raise LookupError(f"{library} has no {function}")

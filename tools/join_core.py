@@ -6,7 +6,8 @@ joined, they are one translation unit that the C compiler inlines across, and on
     join_core.py CORE_DIR OUT_DIR MODULE…    write freehold_core.{py,pxd,api,lines}, freehold/core/*.pxd and exports.map
     join_core.py --cythonize CYTHON OUT_DIR  write freehold_core.{c,h}, the #line marks naming the modules again
 
-Every function that a header declares gets the C name ``fh_<name>`` and is exported; everything else stays inside.
+Every function that a header declares gets the C name ``fh_<name>`` and is exported, and so is each other name that
+``FH_ALSO(name, function)`` gives one; everything else stays inside.
 A file whose text would not change is left alone, so that what depends on it is not built again: an edited body costs
 the library, an edited signature the faces as well (``freehold_core.api`` holds all that they see).
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 # A function's declaration: `cdef <type> name(`, not inline (those have their body in the header).
 FUNCTION = re.compile(r"^cdef (?!inline|extern|enum|struct|union|public)(.*?[ *])(\w+)(\(.*)$")
+ALIAS = re.compile(r"^ *FH_ALSO\((\w+), ", re.MULTILINE)
 INTERNAL_IMPORT = re.compile(r"^from (?:cython\.cimports\.)?freehold\.core\.\w+ c?import ")
 
 
@@ -160,12 +162,12 @@ def join(core: Path, out: Path, modules: list[str]) -> None:
     headers: list[str] = []
     names: list[str] = []
     for name in modules:
-        text, _ = split_header((core / f"{name}.pxd").read_text())
+        text, inside = split_header((core / f"{name}.pxd").read_text())
         headers.append(extern_header(text))
         write_if_changed(api / f"{name}.pxd", headers[-1])
-        names += exported(text)
+        names += [f"fh_{function}" for function in exported(text)] + ALIAS.findall(inside)
     write_if_changed(out / "freehold_core.api", "".join(headers))
-    exports = "".join(f"    fh_{name};\n" for name in names)
+    exports = "".join(f"    {name};\n" for name in names)
     write_if_changed(out / "exports.map", "{\n  global:\n" + exports + "  local: *;\n};\n")
 
 

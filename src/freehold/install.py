@@ -103,10 +103,11 @@ def _installation() -> Installation:
     python, no_objects = domains.status()
     not_taken = {"numpy": no_numpy, "objects": no_objects}
     not_taken["arrow"] = "pyarrow stays on its own memory pool"
-    not_taken["libc"] = (
-        "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
-    )
-    return Installation(
-        taken=python if no_numpy else ("numpy", *python),
-        not_taken=MappingProxyType({name: why for name, why in not_taken.items() if why}),
-    )
+    taken: tuple[str, ...] = python if no_numpy else ("numpy", *python)
+    if opening.is_preloaded():
+        taken += ("libc",)
+    else:
+        not_taken["libc"] = (
+            "what C libraries allocate stays with malloc; glibc's is told to give back what is free at its end"
+        )
+    return Installation(taken=taken, not_taken=MappingProxyType({name: why for name, why in not_taken.items() if why}))

@@ -10,7 +10,7 @@ import os
 
 from freehold import config
 
-__all__ = ["choose", "open_heap"]
+__all__ = ["choose", "is_preloaded", "open_heap"]
 
 OF_THE_HEAP = ("decay", "huge_pages", "on_error")
 # Where one of these is set, somebody has decided how glibc keeps what is free; it stays so.
@@ -26,7 +26,9 @@ def choose(settings: dict[str, config.Setting]) -> None:
     Raises:
         ValueError: it is open, and a call asks for something else than it was opened with.
     """
-    global _chosen
+    global _chosen, _is_open
+    if not _is_open and any(setting.source == "call" for setting in settings.values()) and is_preloaded():
+        _chosen, _is_open = _at_start(), True
     if _chosen is None or not _is_open:
         _chosen = settings
         return
@@ -45,6 +47,9 @@ def open_heap() -> None:
     global _chosen, _is_open
     if _is_open:
         return
+    if is_preloaded():
+        _chosen, _is_open = _at_start(), True
+        return
     from freehold.face import process_heap
 
     if _chosen is None:
@@ -55,3 +60,19 @@ def open_heap() -> None:
     if not any(name in os.environ for name in SAYS_HOW_LIBC_KEEPS):
         process_heap.have_libc_give_back(1 << 20)
     _is_open = True
+
+
+def is_preloaded() -> bool:
+    """Return whether this process's malloc is the heap: then the library opened it before Python began."""
+    if "libfreehold.so" not in os.environ.get("LD_PRELOAD", ""):
+        return False
+    from freehold.face import process_heap
+
+    return process_heap.serves_malloc()
+
+
+def _at_start() -> dict[str, config.Setting]:
+    """Return the settings as the library read them: from the environment that the process began with."""
+    with open("/proc/self/environ", "rb") as file:
+        pairs = (os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0") if entry)
+    return config.resolve(environ={name: value for name, _, value in pairs}, folder="", say=lambda _: None)

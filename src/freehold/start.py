@@ -15,8 +15,9 @@ import sys
 
 from freehold import config, domains, numpy_import, opening
 
-__all__ = ["FOLDER", "environment", "start", "start_enabled"]
+__all__ = ["FOLDER", "LIBRARY", "environment", "preload", "start", "start_enabled"]
 
+LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libfreehold.so")
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 
 
@@ -35,6 +36,18 @@ def environment(options: dict[str, str], *, report: bool, output: str) -> dict[s
     environ["FREEHOLD_RUN"] = f"{os.getpid()} {'report' if report else '-'} {output}"
     environ.update({f"FREEHOLD_{name.upper()}": value for name, value in options.items()})
     return environ
+
+
+def preload(environ: dict[str, str]) -> None:
+    """Have the library be the malloc of the program that *environ* is for, behind whatever is preloaded already.
+
+    Raises:
+        ValueError: its path can not be written in LD_PRELOAD.
+    """
+    if " " in LIBRARY or ":" in LIBRARY:
+        raise ValueError(f"--preload: {LIBRARY}: a path in LD_PRELOAD can hold neither spaces nor colons")
+    before = [path for path in environ.get("LD_PRELOAD", "").replace(" ", ":").split(":") if path]
+    environ["LD_PRELOAD"] = ":".join(before if LIBRARY in before else [*before, LIBRARY])
 
 
 def start() -> None:

@@ -44,7 +44,7 @@ def program(name: str) -> Path:
     binary = Path(folder().name) / name
     subprocess.run(
         ["gcc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *sanitizer(), SOURCES / f"{name}.c", "-o", binary,
-         f"-L{LIBRARY.parent}", "-lfreehold", f"-Wl,-rpath,{LIBRARY.parent}", *python(), "-lpthread"],
+         f"-L{LIBRARY.parent}", "-lc", "-lfreehold", f"-Wl,-rpath,{LIBRARY.parent}", *python(), "-lpthread"],
         env=CLEAN,
         check=True,
     )  # fmt: skip

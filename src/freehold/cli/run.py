@@ -29,12 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE: .json, or .txt as it looks on stderr"
     )
+    parser.add_argument(
+        "--preload",
+        action="store_true",
+        help="serve C and C++ libraries, too: libfreehold.so is every process's malloc",
+    )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--objects", metavar="HOW", help=f"{config.OPTIONS['objects'].help}")
     parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')
     parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
     parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")
-    parser.epilog = "The options end where the program begins. Children follow, unless under python -I, -E or -S."
+    parser.epilog = (
+        "The options end where the program begins. Children follow, unless under python -I, -E or -S; with --preload, "
+        "those that are not Python too."
+    )
 
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -62,15 +70,17 @@ def run(args: argparse.Namespace) -> int:
         settings = config.resolve(command_line=given, say=say)
         output = _check_output(args.output, force=args.force)
         _check_interpreter()
+        told = {
+            name: str(setting.given)
+            for name, setting in settings.items()
+            if setting.source != "default" and name != "report"
+        }
+        environ = start.environment(told, report=settings["report"].value, output=output)
+        if args.preload:
+            start.preload(environ)
     except (_Wrong, ValueError, ImportError) as problem:
         print(f"freehold run: {problem}", file=sys.stderr)
         return 2
-    told = {
-        name: str(setting.given)
-        for name, setting in settings.items()
-        if setting.source != "default" and name != "report"
-    }
-    environ = start.environment(told, report=settings["report"].value, output=output)
     command = [sys.executable, *_interpreter_flags(), *args.program]
     sys.stdout.flush()
     try:

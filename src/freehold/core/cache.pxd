@@ -17,6 +17,8 @@ cdef enum:
     BIN_SHUT = 0xFFFF               # a floor that no count is above
     BIN_BITS = 6                    # log2 of a bin's bytes
     BINS_MASK = 0xFC0               # the bits of a bin's offset among all
+    CACHE_FIRST_BYTES = 0x4000      # a bin first holds so much; one that is only filled, or only emptied, no more …
+    CACHE_ONE_WAY = 128             # … or so many blocks
 
 cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t word                   # allocations << 16 | count of blocks; written by the owner (or who claimed), read by all
@@ -49,6 +51,7 @@ cdef struct Cache:
     uint16_t direct[DIRECT_ENTRIES]  # where, from the cache's start, the bin for each 16 bytes of size lies; constant
     uint64_t seen[PRIMARY_CLASSES]  # each bin's `word` at the reclaimer's last look; guarded by the caches' lock
     uint64_t swept[PRIMARY_CLASSES]  # … when the owner last looked for idle bins
+    uint64_t turned[PRIMARY_CLASSES]  # … when the owner last refilled it or made room in it; the owner's alone
 
 cdef struct ClassCounts:            # blocks, read at one moment; made = live + free + cached
     uint64_t made
@@ -156,7 +159,7 @@ cdef uint64_t cache_allocate_apart(Primary *p, uint32_t index, uint64_t align) n
 cdef void cache_deallocate_apart(Primary *p, uint64_t address) noexcept nogil
 cdef uint64_t cache_refill(Cache *c, uint32_t index) noexcept nogil
 cdef void cache_make_room(Cache *c, uint32_t index) noexcept nogil
-cdef bint cache_widen(Cache *c, Bin *b) noexcept nogil
+cdef bint cache_widen(Cache *c, Bin *b, bint both_ways) noexcept nogil
 cdef void cache_sweep(Cache *c) noexcept nogil
 cdef void bin_open(Bin *b, uint64_t most) noexcept nogil
 cdef void bin_give(Cache *c, uint32_t index, uint64_t n, bint aged) noexcept nogil

@@ -29,6 +29,8 @@ from cython.cimports.freehold.core.cache import (
     BIN_BITS,
     BIN_SHUT,
     BINS_MASK,
+    CACHE_FIRST_BYTES,
+    CACHE_ONE_WAY,
     CACHE_SLOTS_BYTES,
     CACHE_SLOTS_LEAST,
     CACHE_SLOTS_MOST,
@@ -384,23 +386,33 @@ def cache_exhausted(r: cython.pointer[Region]) -> cython.void:
 
 def cache_refill(c: cython.pointer[Cache], index: uint32_t) -> uint64_t:
     b: cython.pointer[Bin] = cython.address(c.bin[index])
-    cache_widen(c, b)
+    # Allocations are counted, frees are not: more of the former than there were blocks means that some came back.
+    came_back: cython.bint = (b.word >> 16) - (c.turned[index] >> 16) > bin_count(c.turned[index])
+    cache_widen(c, b, came_back)
     got: uint64_t = primary_take(cython.address(c.primary.region[index]), c.primary, b.slots, most(1, b.most // 2))
     b.made = load64_acquire(cython.address(c.primary.region[index].made))
     store64_relaxed(cython.address(b.word), b.word + got)
+    c.turned[index] = b.word
     return got
 
 
 def cache_make_room(c: cython.pointer[Cache], index: uint32_t) -> cython.void:
     b: cython.pointer[Bin] = cython.address(c.bin[index])
-    if not cache_widen(c, b) and b.most > 0:
+    went_out: cython.bint = b.word >> 16 != c.turned[index] >> 16
+    if not cache_widen(c, b, went_out) and b.most > 0:
         bin_give(c, index, (bin_count(b.word) + 1) // 2, False)
+    c.turned[index] = b.word
 
 
-def cache_widen(c: cython.pointer[Cache], b: cython.pointer[Bin]) -> cython.bint:
-    """Let a bin that is used hold twice as many blocks, within the thread's allowance."""
-    wish: uint64_t = most(2, 16384 // b.size) if b.most == 0 else 2 * cython.cast(uint64_t, b.most)
-    wish = least(wish, b.room)
+def cache_widen(c: cython.pointer[Cache], b: cython.pointer[Bin], both_ways: cython.bint) -> cython.bint:
+    """Let a bin that is used hold twice as many blocks, within the thread's allowance.
+
+    A thread that only allocates, or only frees what others allocate, has no use for more than a batch: blocks that
+    wait in its bin would come back cold.
+    """
+    first: uint64_t = most(2, CACHE_FIRST_BYTES // b.size)
+    wish: uint64_t = first if b.most == 0 else 2 * cython.cast(uint64_t, b.most)
+    wish = least(wish, b.room if both_ways else least(b.room, most(first, CACHE_ONE_WAY)))
     if wish > b.most and c.reserved + (wish - b.most) * b.size > c.primary.config.cache_bytes:
         cache_sweep(c)
         allowed: uint64_t = (c.primary.config.cache_bytes - c.reserved) // b.size

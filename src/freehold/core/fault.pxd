@@ -13,6 +13,7 @@ cdef enum:                          # why an address can not be freed; 0: it can
     FAULTS = 6
 
 cdef void fault_boot() noexcept nogil
+cdef void fault_only_report(bint wish) noexcept nogil                   # what the environment says, where more than one word of it does
 cdef void fault_bad_free(int reason, uint64_t address, uint64_t size_class) noexcept nogil  # aborts; returns under FREEHOLD_ON_ERROR=report
 cdef uint64_t fault_count(int reason) noexcept nogil                    # how often reported
 

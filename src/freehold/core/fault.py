@@ -10,7 +10,7 @@ from cython.cimports.freehold.core.fault import FAULTS, FREE_DOUBLE, FREE_INTERI
 from cython.cimports.freehold.core.machine import abort, add64_relaxed, getenv, getpid, load64_relaxed, memcmp, tell
 from cython.cimports.libc.stdint import uint64_t
 
-fault_reports = cython.declare(cython.bint)  # constant after boot
+fault_reports = cython.declare(cython.bint)  # constant once the heap is open
 fault_counts = cython.declare(uint64_t[FAULTS])  # by reason; atomic, relaxed: statistics only
 
 
@@ -18,6 +18,11 @@ def fault_boot() -> cython.void:
     global fault_reports
     wish: cython.p_char = getenv(b"FREEHOLD_ON_ERROR")
     fault_reports = wish != cython.NULL and memcmp(wish, b"report", 7) == 0
+
+
+def fault_only_report(wish: cython.bint) -> cython.void:
+    global fault_reports
+    fault_reports = wish
 
 
 def fault_text(reason: cython.int) -> cython.p_const_char:

@@ -10,6 +10,7 @@ from freehold.core.home cimport Heap, HeapConfig
 
 cdef enum:
     HEAP_BUSY = -1                  # heaps_close: blocks are live, and it was not to be forced
+    WORTH_A_THREAD = 0x400000       # bytes held, books aside: from here on a reclaim thread is worth its while
 
 cdef int heaps_boot(const HeapConfig *config) noexcept nogil                            # the default heap; 0 or the errno
 cdef int heaps_open(const HeapConfig *config, Heap **into) noexcept nogil               # 0 or the errno
@@ -21,6 +22,7 @@ cdef void heaps_leave(Heap *h) noexcept nogil                                   
 cdef uint64_t heaps_purge() noexcept nogil                                              # everything idle in all of them, now; bytes
 cdef void heaps_read_stats(HeapStats *into) noexcept nogil                              # of all together
 cdef uint64_t heaps_count() noexcept nogil
+cdef bint heaps_may_idle() noexcept nogil                                               # they hold so much that a reclaim thread is worth its while
 
 # inside heaps
 cdef extern from *:

@@ -19,10 +19,11 @@ from cython.cimports.freehold.core.account import (
 )
 from cython.cimports.freehold.core.arena import arenas_home
 from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
+from cython.cimports.freehold.core.budget import Budget, budget_books, budget_used
 from cython.cimports.freehold.core.cache import cache_adopt, cache_all_outside, cache_on_activity, thread_id
 from cython.cimports.freehold.core.extentbook import extents_lock_all, extents_reset, extents_unlock_all
 from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gate_open, gate_shut
-from cython.cimports.freehold.core.heaps import HEAP_BUSY, at_fork
+from cython.cimports.freehold.core.heaps import HEAP_BUSY, WORTH_A_THREAD, at_fork
 from cython.cimports.freehold.core.home import (
     HEAP_ID,
     Heap,
@@ -42,8 +43,10 @@ from cython.cimports.freehold.core.machine import (
     add32_release,
     futex_wait,
     futex_wake,
+    least,
     load32_acquire,
     load64_acquire,
+    load64_relaxed,
     memset,
     most,
     must,
@@ -133,6 +136,17 @@ def heaps_interval(decay_ns: uint64_t) -> uint64_t:
 
 def heaps_default() -> cython.pointer[Heap]:
     return cython.address(the_default_heap)
+
+
+def heaps_may_idle() -> cython.bint:
+    """Approximate: a small program, of which there are many, shall not pay for a thread that has nothing to give.
+
+    No lock is taken: this may be a signal handler, in a thread that holds it.
+    """
+    first: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], cython.address(the_heaps)))
+    b: cython.pointer[Budget] = cython.address(the_default_heap.budget)
+    only_default: cython.bint = first == cython.cast(uint64_t, cython.address(the_default_heap))
+    return not only_default or budget_used(b) - least(budget_used(b), budget_books(b)) >= WORTH_A_THREAD
 
 
 # ---- who is there, and who is inside ----

@@ -366,15 +366,17 @@ def primary_take_locked(
     if load64_relaxed(cython.address(r.deferred)):
         region_collect_deferred(r)
     wanted: uint64_t = least(n, r.top - r.bottom)
+    states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
+    top: cython.pointer[uint32_t] = r.free + r.top
     got: uint64_t = 0
     while got < wanted:  # the array's top goes out first: it becomes the end of `into`
-        number: uint32_t = r.free[r.top - 1]
+        number: uint32_t = (top - got - 1)[0]
         if r.purged_pages and not region_unpurge(p, r, number, 1):
             break
-        r.top -= 1
         got += 1
         into[wanted - got] = number
-        store8_relaxed(cython.address(r.states[number]), BLOCK_CACHED)
+        store8_relaxed(states + number, BLOCK_CACHED)
+    r.top -= got
     if got < wanted:
         memmove(into, into + (wanted - got), got * 4)
     idle_fell(cython.address(r.idle), r.top - r.bottom)
@@ -453,18 +455,20 @@ def primary_give_locked(
     r: cython.pointer[Region], numbers: cython.pointer[uint32_t], n: uint64_t, aged: cython.bint
 ) -> uint64_t:
     twice: uint64_t = NOWHERE
+    top: cython.pointer[uint32_t] = r.free + r.top
+    states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
     given: uint64_t = 0
     i: uint64_t = 0
     while i < n:
         number: uint32_t = numbers[i]
-        if load8_relaxed(cython.address(r.states[number])) == BLOCK_CACHED:
-            store8_relaxed(cython.address(r.states[number]), BLOCK_FREE)
-            r.free[r.top] = number
-            r.top += 1
+        if load8_relaxed(states + number) == BLOCK_CACHED:
+            store8_relaxed(states + number, BLOCK_FREE)
+            top[given] = number
             given += 1
         else:
             twice = number
         i += 1
+    r.top += given
     r.freed_bytes += given * r.size
     if aged:
         idle_add(cython.address(r.idle), given)

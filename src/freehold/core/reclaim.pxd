@@ -4,6 +4,7 @@
 # Invariant: when the tick has said that nothing is left to do, the thread sleeps without a timeout until it is poked.
 from libc.stdint cimport uint32_t, uint64_t
 
+ctypedef bint (*start_hook)() noexcept nogil                          # True: there may be something to give back
 ctypedef bint (*tick_hook)(uint64_t now_ns) noexcept nogil            # True: something may still become idle, call again
 
 cdef enum:
@@ -14,6 +15,7 @@ cdef enum:
 
 cdef void reclaim_boot(tick_hook tick, uint64_t interval_ns) noexcept nogil
 cdef void reclaim_hasten(uint64_t interval_ns) noexcept nogil          # tick at least so often from now on
+cdef void reclaim_start_when(start_hook worth) noexcept nogil         # before it is booted: no thread until this says True
 cdef void reclaim_poke() noexcept nogil                               # something may become idle; starts or wakes the thread
 cdef uint64_t reclaim_ticks() noexcept nogil                          # so far, a count
 cdef bint reclaim_is_asleep() noexcept nogil

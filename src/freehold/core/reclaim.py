@@ -26,6 +26,7 @@ from cython.cimports.freehold.core.reclaim import (
     RECLAIM_POKED,
     RECLAIM_QUIET,
     RECLAIM_SLEEPING,
+    start_hook,
     start_thread,
     tick_hook,
 )
@@ -46,6 +47,7 @@ reclaim_pause = cython.declare(uint32_t)  # always 0: what the thread waits on b
 reclaim_count = cython.declare(uint64_t)  # ticks; atomic, relaxed: statistics only
 the_tick = cython.declare(tick_hook)  # constant after boot
 the_interval_ns = cython.declare(uint64_t)  # 0: nothing is ever given back by itself; atomic
+the_start_hook = cython.declare(start_hook)  # NULL: the first poke starts the thread; constant after boot
 the_reclaim_lock = cython.declare(Mutex)
 
 
@@ -63,8 +65,16 @@ def reclaim_hasten(interval_ns: uint64_t) -> cython.void:
         store64_relaxed(cython.address(the_interval_ns), interval_ns)
 
 
+def reclaim_start_when(worth: start_hook) -> cython.void:
+    global the_start_hook
+    the_start_hook = worth
+
+
 def reclaim_poke() -> cython.void:
-    if load32_relaxed(cython.address(reclaim_word)) == RECLAIM_POKED:
+    word: uint32_t = load32_relaxed(cython.address(reclaim_word))
+    if word == RECLAIM_POKED:
+        return
+    if word == RECLAIM_NEW and the_start_hook != cython.NULL and not the_start_hook():
         return
     before: uint32_t = exchange32(cython.address(reclaim_word), RECLAIM_POKED)
     if before == RECLAIM_SLEEPING:

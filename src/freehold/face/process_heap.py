@@ -7,6 +7,7 @@ Does not: hand out memory (numpy_handler does), or open the heap before somebody
 
 import cython
 from cython.cimports.freehold.core.account import HeapStats
+from cython.cimports.freehold.core.family import family_serves
 from cython.cimports.freehold.core.heap import (
     heap_boot,
     heap_configure,
@@ -49,6 +50,11 @@ def open() -> None:
     error: cython.int = heap_boot()
     if error:
         raise OSError(error, "the operating system refuses the heap its addresses")
+
+
+def serves_malloc() -> bool:
+    """Return whether this process's malloc is the heap's: its library was preloaded, and nobody's stands before it."""
+    return family_serves()
 
 
 def read_stats() -> dict:
