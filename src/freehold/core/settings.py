@@ -11,6 +11,7 @@ from cython.cimports.freehold.core.machine import NOWHERE, getenv, memcpy, strch
 from cython.cimports.freehold.core.settings import (
     OPTION_DECAY,
     OPTION_HUGE_PAGES,
+    OPTION_OBJECTS,
     OPTION_ON_ERROR,
     OPTION_TEXT,
     OPTIONS,
@@ -136,6 +137,8 @@ def option_name(option: cython.int) -> cython.p_const_char:
         return b"huge_pages"
     if option == OPTION_ON_ERROR:
         return b"on_error"
+    if option == OPTION_OBJECTS:
+        return b"objects"
     return b"report"
 
 
