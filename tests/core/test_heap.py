@@ -389,3 +389,65 @@ def test_H11_the_kernel_does_not_join_what_was_given_back() -> None:
     """)
 
     assert {"advised": [0, 0], "check": 0} == seen
+
+
+def test_H1_a_very_large_block_moves_without_a_copy() -> None:
+    """Contents arrive to the last byte, the source is empty, and the second half reads what it reads in a new block."""
+    seen = told("""
+        size = 64 * MIB + 4097
+        p = heap.allocate(size, 0)
+        heap.fill(p, 7, size)
+        before = heap.resident_bytes()
+        q = heap.reallocate(p, 200 * MIB, 0)
+        grown = heap.resident_bytes() - before
+        whole = heap.read(q, size) == bytes([7]) * size
+        heap.fill(q, 8, 200 * MIB)
+        r = heap.reallocate(q, 24 * MIB, 0)
+        tell(moved=p != q, whole=whole, grown=grown, shrunk=heap.read(r, 24 * MIB) == bytes([8]) * 24 * MIB)
+    """)
+
+    assert (True, True, True) == (seen["moved"], seen["whole"], seen["shrunk"])
+    assert seen["grown"] < 16 * MIB
+
+
+def test_H1_H10_blocks_that_move_for_ever_leave_a_bounded_number_of_mappings() -> None:
+    """Three thousand blocks are moved, of many sizes and kept for a while; nothing is lost."""
+    seen = told("""
+        import random
+        random.seed(5)
+        live, most, wrong = [], 0, 0
+        for i in range(3000):
+            size = random.randrange(4 * MIB, 12 * MIB)
+            p = heap.allocate(size, 0)
+            heap.fill(p, i % 251, 4096); heap.fill(p + size - 4096, i % 251, 4096)
+            q = heap.reallocate(p, 2 * size + MIB, 0)
+            wrong += heap.read(q, 4096) != bytes([i % 251]) * 4096 or heap.read(q + size - 4096, 4096) != bytes([i % 251]) * 4096
+            live.append(q)
+            if len(live) > 40: heap.deallocate(live.pop(random.randrange(40)))
+            if i % 100 == 0: most = max(most, sum(1 for _ in open("/proc/self/maps")))
+        for p in live: heap.deallocate(p)
+        heap.purge()
+        tell(most=most, wrong=wrong, blocks=heap.stats()["blocks"], check=heap.check())
+    """)
+
+    assert (0, 0, 0) == (seen["wrong"], seen["blocks"], seen["check"])
+    assert seen["most"] <= 2000
+
+
+@pytest.mark.debug
+def test_H1_V2_where_pages_can_not_be_moved_they_are_copied() -> None:
+    """The OS refuses: nobody sees a difference."""
+    import numpy as np
+
+    import freehold
+    from freehold.layers import fail
+
+    freehold.install()
+    try:
+        a = np.full(3_000_000, 1.5)
+        with fail("remap", times=10) as refused:
+            a.resize(9_000_000, refcheck=False)
+
+        assert (1, 1.5, 1.5, 0.0) == (refused.failed, a[0], a[2_999_999], a[3_000_000])
+    finally:
+        freehold.uninstall()

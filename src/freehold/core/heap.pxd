@@ -8,6 +8,10 @@ from freehold.core.account cimport HeapStats
 from freehold.core.home cimport Heap
 from freehold.core.large cimport LargeThread
 
+cdef enum:
+    MOVE_LEAST = 0x400000           # bytes from which on a block is moved by its pages …
+    MOVES_MOST = 400                # … so many times in a process: each may leave four mappings more
+
 cdef int heap_boot() noexcept nogil                                   # 0 or the errno; idempotent
 cdef void *heap_allocate(size_t size, size_t align) noexcept nogil    # align 0: 16; NULL and errno ENOMEM (EINVAL) when refused
 cdef void *heap_allocate_line(size_t size) noexcept nogil              # aligned to 64 bytes
@@ -61,3 +65,4 @@ cdef void *heap_try(Heap *h, size_t size, size_t align, bint zero) noexcept nogi
 cdef bint heap_deallocate_guest(uint64_t address, uint64_t owner) noexcept nogil
 cdef int heap_judge(uint64_t address, uint64_t owner, size_t *size) noexcept nogil
 cdef void *heap_move(Heap *h, void *p, size_t old, size_t size, size_t align) noexcept nogil
+cdef bint heap_move_pages(uint64_t source, uint64_t to, uint64_t size) noexcept nogil

@@ -30,7 +30,7 @@ from cython.cimports.freehold.core.fault import (
     fault_boot,
 )
 from cython.cimports.freehold.core.guest import guest_allocate, guest_allocate_class, guest_deallocate
-from cython.cimports.freehold.core.heap import large_here, large_set_here, other_free, set_errno
+from cython.cimports.freehold.core.heap import MOVE_LEAST, MOVES_MOST, large_here, large_set_here, other_free, set_errno
 from cython.cimports.freehold.core.heaps import (
     heaps_boot,
     heaps_default,
@@ -57,6 +57,7 @@ from cython.cimports.freehold.core.machine import (
     EINVAL,
     ENOMEM,
     NOWHERE,
+    add64_relaxed,
     futex_wait,
     futex_wake,
     least,
@@ -64,6 +65,7 @@ from cython.cimports.freehold.core.machine import (
     memcpy,
     memset,
     most,
+    round_down,
     store32_release,
     swap32_if,
 )
@@ -78,13 +80,14 @@ from cython.cimports.freehold.core.space import (
     space_owner,
     space_size,
 )
-from cython.cimports.freehold.core.vm import vm_boot
+from cython.cimports.freehold.core.vm import vm_boot, vm_facts, vm_remap
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 heap_state = cython.declare(uint32_t)  # 0 not booted, 1 booting, 2 booted; atomic
 heap_decay_ns = cython.declare(uint64_t)  # 0: the default; constant after boot
 heap_small_pages = cython.declare(cython.bint)  # huge pages are not wanted; constant after boot
 the_small_limit = cython.declare(uint64_t)  # bytes; constant after boot
+heap_moves = cython.declare(uint64_t)  # tried so far; atomic
 
 # ---- boot ----
 
@@ -368,9 +371,28 @@ def heap_move(
 ) -> cython.p_void:
     new: cython.p_void = heap_allocate_in(h, size, align)
     if new != cython.NULL:
-        memcpy(new, p, least(old, size))
+        if not heap_move_pages(cython.cast(uint64_t, p), cython.cast(uint64_t, new), least(old, size)):
+            memcpy(new, p, least(old, size))
         heap_deallocate(p)
     return new
+
+
+def heap_move_pages(source: uint64_t, to: uint64_t, size: uint64_t) -> cython.bint:
+    """Move the contents of a very large block without a copy; False: nothing was moved.
+
+    What is moved stays a mapping of its own, beside those around it, so that it is done only so many times. The source
+    keeps its addresses and counts as touched until it is purged, or used again.
+    """
+    page: uint64_t = vm_facts().page_size
+    if size < MOVE_LEAST or (source | to) & (page - 1):
+        return False
+    if add64_relaxed(cython.address(heap_moves), 1) >= MOVES_MOST:
+        return False
+    whole: uint64_t = round_down(size, page)
+    if vm_remap(source, to, whole) != 0:
+        return False
+    memcpy(cython.cast(cython.p_void, to + whole), cython.cast(cython.p_void, source + whole), size - whole)
+    return True
 
 
 # ---- giving back, accounting, limits ----
