@@ -93,9 +93,9 @@ def register(heap: Any) -> None:
 
 def each() -> tuple[HeapStats, ...]:
     """Return the figures of every heap: the default one first, then the open ones by name."""
-    from freehold.face import heap_face
+    from freehold.face import process_heap
 
-    found = [of_heap("default", heap_face.read_default_stats())]
+    found = [of_heap("default", process_heap.read_default_stats())]
     for heap in sorted(_alive, key=lambda heap: str(heap.name)):
         try:
             found.append(heap.stats())

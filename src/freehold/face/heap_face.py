@@ -34,7 +34,7 @@ from cython.cimports.freehold.core.heap import (
     heap_set_limit,
     heap_usable_size,
 )
-from cython.cimports.freehold.core.heaps import heaps_close, heaps_default, heaps_open
+from cython.cimports.freehold.core.heaps import heaps_close, heaps_open
 from cython.cimports.freehold.core.home import HeapConfig
 from cython.cimports.freehold.core.vm import vm_bind, vm_facts, vm_map, vm_populate, vm_unmap_metadata
 from cython.cimports.freehold.face.heap_face import NUMPY_SET_HANDLER, Context, SetHandler
@@ -338,14 +338,6 @@ def can_bind(numa_node: cython.int) -> int:
         error = vm_bind(at, vm_facts().page_size, numa_node)
         vm_unmap_metadata(at, vm_facts().page_size)
     return error
-
-
-def read_default_stats() -> dict:
-    """Return the figures of the default heap alone."""
-    stats = cython.declare(HeapStats)
-    with cython.nogil:
-        heap_read_stats_of(heaps_default(), cython.address(stats))
-    return stats
 
 
 def swap_handler(umath, capsule):

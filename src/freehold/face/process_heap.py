@@ -14,8 +14,10 @@ from cython.cimports.freehold.core.heap import (
     heap_owns,
     heap_purge,
     heap_read_stats,
+    heap_read_stats_of,
     heap_usable_size,
 )
+from cython.cimports.freehold.core.heaps import heaps_default
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
@@ -63,6 +65,15 @@ def read_stats() -> dict:
     stats = cython.declare(HeapStats)
     with cython.nogil:
         heap_read_stats(cython.address(stats))
+    return stats
+
+
+def read_default_stats() -> dict:
+    """Return the figures of the default heap alone."""
+    open()
+    stats = cython.declare(HeapStats)
+    with cython.nogil:
+        heap_read_stats_of(heaps_default(), cython.address(stats))
     return stats
 
 
