@@ -15,6 +15,9 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
+# Of these a checked build shows nothing that the release build did not.
+UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_project.py preload/test_programs.py) \
+	$(addprefix --deselect=tests/test_objects.py::,test_F35_a_thousand_installs_and_uninstalls test_F36_all_orders_of_installing_and_tracing)
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
 LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
@@ -42,8 +45,8 @@ test: build/installed ## release build: all tests that need no checked build
 cpython: flavour-release ## a selection of CPython's own tests with Python's objects on the heap; slow
 	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m test -j2 $(OF_CPYTHON)
 
-check: flavour-debug ## the same tests with every lock witnessed and every structure verified after each operation
-	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS)
+check: flavour-debug ## the tests with every lock witnessed and every structure verified after each operation
+	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS) $(UNCHECKED)
 
 race: flavour-tsan ## the core's tests with threads under ThreadSanitizer
 	@$(call PRELOAD,tsan) TSAN_OPTIONS=halt_on_error=1:exitcode=66:die_after_fork=0:ignore_noninstrumented_modules=1 \
