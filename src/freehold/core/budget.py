@@ -12,6 +12,7 @@ least one sees the other, as long as all four are sequentially consistent.
 import cython
 from cython.cimports.freehold.core.budget import Budget
 from cython.cimports.freehold.core.machine import (
+    NOWHERE,
     add64_relaxed,
     fetch_add64,
     load64_relaxed,
@@ -40,10 +41,11 @@ def budget_take(b: cython.pointer[Budget], bytes: uint64_t) -> cython.bint:
     used: uint64_t = load64_seq_cst(cython.address(b.used))
     while True:
         limit: uint64_t = load64_seq_cst(cython.address(b.limit))
-        if used > limit or bytes > limit - used:
+        if limit != NOWHERE and (used > limit or bytes > limit - used):  # no limit refuses nothing, whatever is counted
             break
         if swap64_if_seq_cst(cython.address(b.used), cython.address(used), used + bytes):
-            if used + bytes <= load64_seq_cst(cython.address(b.limit)):
+            limit = load64_seq_cst(cython.address(b.limit))
+            if limit == NOWHERE or used + bytes <= limit:
                 budget_rise(b, used + bytes)
                 return True
             sub64_seq_cst(cython.address(b.used), bytes)  # lowered meanwhile: nobody has seen these bytes
