@@ -13,15 +13,10 @@ from cython.cimports.freehold.core.account import (
     ACCOUNT_LAW_USED,
     HeapStats,
 )
+from cython.cimports.freehold.core.bin import Cache
 from cython.cimports.freehold.core.budget import budget_books, budget_limit, budget_refusals, budget_used
-from cython.cimports.freehold.core.cache import (
-    Cache,
-    ClassCounts,
-    cache_books,
-    cache_go_in,
-    cache_go_out,
-    cache_read_class,
-)
+from cython.cimports.freehold.core.cache import cache_go_in, cache_go_out
+from cython.cimports.freehold.core.caches import ClassCounts, cache_books, cache_read_class
 from cython.cimports.freehold.core.emap import EXTENT_SHIFT
 from cython.cimports.freehold.core.extentbook import EXTENT_BOOKS, extents_lock, extents_unlock
 from cython.cimports.freehold.core.extentview import ExtentStats, extents_read_stats

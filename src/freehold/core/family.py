@@ -11,7 +11,7 @@ Follows: the exports of jemalloc, mimalloc and tcmalloc; glibc for zero sizes, a
 """
 
 import cython
-from cython.cimports.freehold.core.cache import cache_deallocate
+from cython.cimports.freehold.core.bin import cache_deallocate
 from cython.cimports.freehold.core.family import (
     EARLY_BYTES,
     EARLY_HEADER,

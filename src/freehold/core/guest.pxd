@@ -4,7 +4,7 @@
 # Does not: refill, make room, or say why it could not: False, and nothing has changed.
 from libc.stdint cimport uint32_t, uint64_t
 
-from freehold.core.cache cimport Cache
+from freehold.core.bin cimport Cache
 
 # inside guest
 cdef inline bint guest_allocate(uint64_t heap, size_t size, void **p) noexcept nogil          # up to DIRECT_LIMIT bytes

@@ -7,7 +7,7 @@ Follows: cache. The seat is looked up here; there it is one fixed word, which co
 """
 
 import cython
-from cython.cimports.freehold.core.cache import Cache, hit_give, hit_take, hit_take_class
+from cython.cimports.freehold.core.bin import Cache, hit_give, hit_take, hit_take_class
 from cython.cimports.freehold.core.seats import seats_here
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 

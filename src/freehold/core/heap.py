@@ -10,17 +10,9 @@ them, and it is tried once more.
 import cython
 from cython.cimports.freehold.core.account import HeapStats, account_check, account_read
 from cython.cimports.freehold.core.arena import arenas_boot
+from cython.cimports.freehold.core.bin import DIRECT_LIMIT, cache_allocate, cache_allocate_class, cache_deallocate
 from cython.cimports.freehold.core.budget import budget_left, budget_refusals, budget_set_limit
-from cython.cimports.freehold.core.cache import (
-    DIRECT_LIMIT,
-    cache_allocate,
-    cache_allocate_class,
-    cache_boot,
-    cache_deallocate,
-    cache_on_thread_end,
-    cache_thread_ended,
-    cache_watch_thread,
-)
+from cython.cimports.freehold.core.caches import cache_boot, cache_on_thread_end, cache_thread_ended, cache_watch_thread
 from cython.cimports.freehold.core.fault import (
     FREE_DOUBLE,
     FREE_FOREIGN,

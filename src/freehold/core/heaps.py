@@ -19,8 +19,10 @@ from cython.cimports.freehold.core.account import (
 )
 from cython.cimports.freehold.core.arena import arenas_home
 from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
+from cython.cimports.freehold.core.bin import thread_id
 from cython.cimports.freehold.core.budget import Budget, budget_books, budget_used
-from cython.cimports.freehold.core.cache import cache_adopt, cache_all_outside, cache_on_activity, thread_id
+from cython.cimports.freehold.core.cache import cache_on_activity
+from cython.cimports.freehold.core.caches import cache_adopt, cache_all_outside
 from cython.cimports.freehold.core.extentbook import extents_lock_all, extents_reset, extents_unlock_all
 from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gate_open, gate_shut
 from cython.cimports.freehold.core.heaps import HEAP_BUSY, WORTH_A_THREAD, at_fork

@@ -8,18 +8,16 @@ Follows: mimalloc's heaps, whose memory goes as a whole, with a limit that is ne
 """
 
 import cython
+from cython.cimports.freehold.core.bin import Cache
 from cython.cimports.freehold.core.budget import budget_give_books, budget_open, budget_take_books
 from cython.cimports.freehold.core.cache import (
-    Cache,
     cache_allocate_from,
     cache_deallocate_to,
     cache_drain,
-    cache_drain_idle,
     cache_go_in,
     cache_go_out,
-    cache_register,
-    cache_unregister,
 )
+from cython.cimports.freehold.core.caches import cache_drain_idle, cache_register, cache_unregister
 from cython.cimports.freehold.core.emap import EXTENT_PAGE
 from cython.cimports.freehold.core.extent import (
     extents_allocate,

@@ -10,7 +10,7 @@ Follows: NumPy's handler (numpy_handler.py), and the routers of tracing tools; t
 """
 
 import cython
-from cython.cimports.freehold.core.cache import (
+from cython.cimports.freehold.core.bin import (
     DIRECT_LIMIT,
     Bin,
     cache_allocate,

@@ -14,12 +14,10 @@ from weakref import WeakSet
 import cython
 from cython.cimports.cpython.buffer import Py_buffer, PyBuffer_FillInfo
 from cython.cimports.cpython.pythread import PyThread_get_thread_ident
-from cython.cimports.freehold.core.cache import (
+from cython.cimports.freehold.core.cache import cache_allocate_from, cache_deallocate_to, cache_drain
+from cython.cimports.freehold.core.caches import (
     ClassCounts,
-    cache_allocate_from,
     cache_check,
-    cache_deallocate_to,
-    cache_drain,
     cache_drain_idle,
     cache_read_class,
     cache_register,
