@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from c_programs import figures
+from c_programs import LIBRARY, figures, sanitizer
 
 from freehold.face.vm_face import DEBUG, Vm
 
@@ -363,7 +363,7 @@ def test_H11_what_grows_is_on_huge_pages_and_a_small_heap_pays_nothing() -> None
 
 
 @pytest.mark.skipif(not HAS_HUGE_PAGES, reason="this kernel gives no transparent huge pages")
-def test_H11_the_kernel_does_not_join_what_was_given_back() -> None:
+def test_F20_H11_the_kernel_does_not_join_what_was_given_back() -> None:
     """Where single pages went back, no page keeps the huge-page advice, also when the region has grown since."""
     seen = told("""
         def advised(addresses):
@@ -451,3 +451,105 @@ def test_H1_V2_where_pages_can_not_be_moved_they_are_copied() -> None:
         assert (1, 1.5, 1.5, 0.0) == (refused.failed, a[0], a[2_999_999], a[3_000_000])
     finally:
         freehold.uninstall()
+
+
+def test_F21_pages_that_move_are_neither_lost_nor_shared() -> None:
+    """Two threads resize very large blocks while two others free what lies beside them and purge."""
+    assert {"broken": 0} == figures("moves", 4, 60)
+
+
+def test_F15_mappings_that_ran_out_are_an_ordinary_refusal() -> None:
+    """Somebody else uses up what the kernel allows: requests are served or refused, and served again when it is over."""
+    seen = told("""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        first = [heap.allocate(size, 0) for size in (100, 5000, 400_000, 3 * MIB)]
+        pages = 200_000
+        base = libc.mmap(None, pages * 4096, 1, 0x22, -1, 0)
+        page = 0
+        while libc.mprotect(base + page * 4096, 4096, 3) == 0: page += 2
+        sizes = (16, 1000, 70_000, 300_000, 1_000_000, 3 * MIB, 50 * MIB)
+        during = [heap.allocate(size, 0) for size in sizes for _ in range(20)]
+        for p in first + during:
+            if p is not None: heap.fill(p, 1, 16); heap.deallocate(p)
+        heap.purge()
+        full = page < pages
+        libc.munmap(base, pages * 4096)
+        after = [heap.allocate(size, 0) for size in sizes for _ in range(20)]
+        served = sum(p is not None for p in after)
+        for p in after: heap.deallocate(p)
+        tell(full=full, served=served, blocks=heap.stats()["blocks"], check=heap.check())
+    """)
+
+    assert {"full": True, "served": 140, "blocks": 0, "check": 0} == seen
+
+
+def test_F23_a_daemon_forked_twice_gives_back_by_itself() -> None:
+    """The grandchild's thread starts when it is first needed, whatever the parents' threads were doing."""
+    seen = told("""
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                for size in (48, 9000, 400_000, 3 * MIB):
+                    p = heap.allocate(size, 0); heap.fill(p, 1, size); heap.deallocate(heap.reallocate(p, 2 * size, 0))
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for t in threads: t.start()
+        time.sleep(0.2)
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                start = heap.resident_bytes()
+                blocks = [heap.allocate(100_000, 0) for _ in range(1500)]
+                for p in blocks: heap.fill(p, 1, 100_000)
+                for p in blocks: heap.deallocate(p)
+                time.sleep(WAIT_S)
+                os.write(writing, json.dumps([heap.resident_bytes() - start, heap.check()]).encode())
+            os._exit(0)
+        os.wait()
+        held, check = json.loads(os.read(reading, 100))
+        stop.set()
+        for t in threads: t.join()
+        tell(held=held, check=check, ours=heap.check())
+    """)
+
+    assert (0, 0) == (seen["check"], seen["ours"])
+    assert seen["held"] < 16 * MIB
+
+
+def test_F30_F42_metadata_never_asks_malloc_and_thread_locals_never_allocate() -> None:
+    """The library needs no malloc and nothing of Python, and finds its thread-local variables at a fixed offset."""
+    needed = subprocess.run(
+        ["nm", "-D", "--undefined-only", LIBRARY], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1].split("@")[0] for line in needed.splitlines()}
+    relocated = subprocess.run(["readelf", "-rW", LIBRARY], capture_output=True, text=True, check=True).stdout
+
+    assert set() == names & {"malloc", "calloc", "realloc", "free", "posix_memalign", "__tls_get_addr"}
+    assert [] == [name for name in names if name.startswith(("Py", "_Py"))] or sanitizer()
+    assert "DTPMOD" not in relocated or sanitizer()
+    assert "TLSDESC" not in relocated
+
+
+def test_F52_one_processor_of_many_is_enough() -> None:
+    """The process is moved to one processor while it works, and gives back there."""
+    seen = told("""
+        blocks = [heap.allocate(9000, 0) for _ in range(10_000)]
+        for p in blocks: heap.fill(p, 1, 9000)
+        peak = heap.resident_bytes()
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        def drop():
+            while blocks:
+                try: heap.deallocate(blocks.pop())
+                except IndexError: pass
+        threads = [threading.Thread(target=drop) for _ in range(8)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        time.sleep(WAIT_S)
+        tell(given_back=peak - heap.resident_bytes(), dirty=heap.stats()["dirty"])
+    """)
+
+    assert seen["given_back"] > 80 * MIB
+    assert seen["dirty"] < 8 * MIB
