@@ -37,6 +37,7 @@ cdef enum:                          # laws beyond those of the primary (1 …) a
 cdef void account_read(Heap *h, HeapStats *into) noexcept nogil
 cdef void account_add(HeapStats *sum, const HeapStats *one) noexcept nogil
 cdef void account_add_process(HeapStats *sum) noexcept nogil          # what is known of the process alone
+cdef void account_settle(Heap *h) noexcept nogil                      # in a forked child: the budget counts what the layers say
 cdef uint64_t account_live(Heap *h, uint64_t *bytes) noexcept nogil   # blocks with callers
 cdef int account_check(Heap *h) noexcept nogil                        # 0, or which law is broken
 
@@ -46,5 +47,6 @@ cdef void account_add_extents(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_large(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_spans(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_take_held(Heap *h, HeapStats *s) noexcept nogil
+cdef uint64_t account_books(Heap *h, uint64_t *counted) noexcept nogil
 cdef int account_check_layers(Heap *h) noexcept nogil
 cdef int account_check_budget(Heap *h) noexcept nogil

@@ -14,7 +14,13 @@ from cython.cimports.freehold.core.account import (
     HeapStats,
 )
 from cython.cimports.freehold.core.bin import Cache
-from cython.cimports.freehold.core.budget import budget_books, budget_limit, budget_refusals, budget_used
+from cython.cimports.freehold.core.budget import (
+    budget_books,
+    budget_limit,
+    budget_refusals,
+    budget_settle,
+    budget_used,
+)
 from cython.cimports.freehold.core.cache import cache_go_in, cache_go_out
 from cython.cimports.freehold.core.caches import ClassCounts, cache_books, cache_read_class
 from cython.cimports.freehold.core.emap import EXTENT_SHIFT
@@ -205,8 +211,18 @@ def account_check_layers(h: cython.pointer[Heap]) -> cython.int:
 def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
     s = cython.declare(HeapStats)
     account_read(h, cython.address(s))
+    counted: uint64_t = 0
+    books: uint64_t = account_books(h, cython.address(counted))
+    if books != s.metadata:
+        return ACCOUNT_LAW_BOOKS
+    held: uint64_t = s.active + s.dirty + s.muzzy
+    return 0 if s.used == held + books and held >= counted else ACCOUNT_LAW_USED
+
+
+def account_books(h: cython.pointer[Heap], counted: cython.pointer[uint64_t]) -> uint64_t:
+    """What the layers say they keep for themselves; and what the primary counts of its blocks."""
     books: uint64_t = 0
-    used: uint64_t = primary_counted(h.primary, cython.address(books))
+    counted[0] = primary_counted(h.primary, cython.address(books))
     books += cache_books(h.primary)
     mutex_lock(cython.address(h.lock))
     books += h.base_books
@@ -217,7 +233,13 @@ def account_check_budget(h: cython.pointer[Heap]) -> cython.int:
         extents_unlock(h.extents)
     if home_large(h) != cython.NULL:
         books += large_books(h.large)
-    if books != s.metadata:
-        return ACCOUNT_LAW_BOOKS
-    held: uint64_t = s.active + s.dirty + s.muzzy
-    return 0 if s.used == held + books and held >= used else ACCOUNT_LAW_USED
+    return books
+
+
+def account_settle(h: cython.pointer[Heap]) -> cython.void:
+    """In a forked child: a thread that is gone may have taken from the budget what no layer has noted yet."""
+    s = cython.declare(HeapStats)
+    account_read(h, cython.address(s))
+    counted: uint64_t = 0
+    books: uint64_t = account_books(h, cython.address(counted))
+    budget_settle(cython.address(h.budget), s.active + s.dirty + s.muzzy + books, books)

@@ -19,6 +19,7 @@ cdef void budget_give(Budget *b, uint64_t bytes) noexcept nogil
 cdef bint budget_take_books(Budget *b, uint64_t bytes) noexcept nogil  # the same for what a heap keeps for itself
 cdef void budget_give_books(Budget *b, uint64_t bytes) noexcept nogil
 cdef bint budget_set_limit(Budget *b, uint64_t limit) noexcept nogil  # False, and nothing changes: more is used
+cdef void budget_settle(Budget *b, uint64_t used, uint64_t books) noexcept nogil  # so much it is; one thread alone
 cdef uint64_t budget_used(Budget *b) noexcept nogil
 cdef uint64_t budget_books(Budget *b) noexcept nogil
 cdef uint64_t budget_limit(Budget *b) noexcept nogil

@@ -97,6 +97,12 @@ def budget_set_limit(b: cython.pointer[Budget], limit: uint64_t) -> cython.bint:
     return False
 
 
+def budget_settle(b: cython.pointer[Budget], used: uint64_t, books: uint64_t) -> cython.void:
+    b.used = used
+    b.books = books
+    budget_rise(b, used)
+
+
 def budget_used(b: cython.pointer[Budget]) -> uint64_t:
     return load64_relaxed(cython.address(b.used))
 

@@ -16,6 +16,7 @@ from cython.cimports.freehold.core.account import (
     account_add_process,
     account_live,
     account_read,
+    account_settle,
 )
 from cython.cimports.freehold.core.arena import arenas_home
 from cython.cimports.freehold.core.arenamake import arenas_lock, arenas_reset, arenas_unlock
@@ -421,6 +422,7 @@ def heaps_fork_reset() -> cython.void:
             store32_release(cython.address(h.visitors), 0)
         h = h.next
     mutex_reset(cython.address(the_heaps_lock))
+    account_settle(cython.address(the_default_heap))  # nobody was inside the others: the gate was shut
     gate_open(cython.address(the_gate), thread_id())
 
 

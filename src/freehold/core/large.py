@@ -315,7 +315,8 @@ def large_zero(
         memset(cython.cast(cython.p_void, b.address), 0, least(q.dirty, large_asked(large, pool, q.size)))
         return
     mutex_lock(cython.address(pool.lock))
-    pool_note(pool, b, large_extent(large, pool, b.asked), b.asked)
+    # A purge of everything may have taken the tail meanwhile: what the budget does not count is not counted again.
+    pool_note(pool, b, least(b.touched, large_extent(large, pool, b.asked)), b.asked)
     pool_watch_tail(pool, b, large_now(large))
     pool_unlock(pool)
 
