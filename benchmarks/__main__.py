@@ -24,6 +24,7 @@ ORDER = [
     "waiting",
     "objects",
     "threads",
+    "mixed",
     "programs",
     "heaps",
     "install",

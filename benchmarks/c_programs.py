@@ -21,7 +21,7 @@ def compiled(name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="freehold-bench-") as folder:
         program = Path(folder) / name
         compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, *FLAGS, str(HERE / f"{name}.c"), "-o", str(program), "-ldl"], check=True)
+        subprocess.run([compiler, *FLAGS, str(HERE / f"{name}.c"), "-o", str(program), "-ldl", "-lm"], check=True)
         yield program
 
 
