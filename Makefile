@@ -21,7 +21,7 @@ UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
 LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
-RESIDENT := H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
+RESIDENT := F54 or H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
 OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
 THREADS  ?= tests/core -k '(thread or storm or fork or witness or race or change_hands) and not ($(RESIDENT))'
