@@ -7,7 +7,9 @@ name=$(basename "$source" .py)
 mkdir -p "$out/freehold/face"
 : > "$out/freehold/face/__init__.pxd"
 cp "$source" "$out/freehold/face/"
-cp "$(dirname "$source")/lives.pxd" "$out/freehold/face/"
+# Every face's: put there in one step, as others may be reading it.
+cp "$(dirname "$source")/lives.pxd" "$out/freehold/face/lives.$name"
+mv "$out/freehold/face/lives.$name" "$out/freehold/face/lives.pxd"
 if [ -f "${source%.py}.pxd" ]; then cp "${source%.py}.pxd" "$out/freehold/face/"; fi
 "$cython" -3 --line-directives -Xcdivision=True -Xfreethreading_compatible=True \
   --module-name "freehold.face.$name" "$out/freehold/face/$name.py" -o "$output"
