@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -9,8 +10,13 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from freehold.face.vm_face import DEBUG
+
+# The same examples each time, so that a failure is the change's; HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # These need the probe, which release builds do not hold.
 collect_ignore = [] if DEBUG else ["core/test_bits.py", "core/test_sync.py"]
