@@ -72,6 +72,16 @@ def test_F22_children_of_a_process_with_threads() -> None:
     assert "40\n" == output_of(compiled("forks.c"), 40)
 
 
+def test_another_heap_gives_back_while_the_default_one_is_tiny() -> None:
+    """The reclaim thread that a small program does without is started for a heap beside the default one."""
+    library = f"-L{LIBRARY.parent}"
+    program = compiled("guests.c", library, "-lc", "-lfreehold", f"-Wl,-rpath,{LIBRARY.parent}")
+    peak, after = map(int, output_of(program).split())
+
+    assert peak > 28
+    assert after < peak - 20
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_given_back_two_seconds_after_a_burst(threads: int) -> None:
     """200 MB, one block in 5,000 kept, by a program that goes to sleep: 3 % of the peak and 8 MiB are left."""

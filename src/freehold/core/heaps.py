@@ -146,10 +146,9 @@ def heaps_may_idle() -> cython.bint:
 
     No lock is taken: this may be a signal handler, in a thread that holds it.
     """
-    first: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], cython.address(the_heaps)))
+    others: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], cython.address(the_default_heap.next)))
     b: cython.pointer[Budget] = cython.address(the_default_heap.budget)
-    only_default: cython.bint = first == cython.cast(uint64_t, cython.address(the_default_heap))
-    return not only_default or budget_used(b) - least(budget_used(b), budget_books(b)) >= WORTH_A_THREAD
+    return others != 0 or budget_used(b) - least(budget_used(b), budget_books(b)) >= WORTH_A_THREAD
 
 
 # ---- who is there, and who is inside ----
