@@ -513,6 +513,56 @@ def test_E5_regions_wholly_retained_go_back_or_are_decommitted() -> None:
     x.check()
 
 
+@pytest.mark.parametrize(("taken", "told"), [(REGION, True), (2 * REGION, True), (REGION, False)])
+def test_E5_a_region_may_be_handed_out_again_before_its_free_returns(taken: int, told: bool) -> None:
+    """As when another thread is given it at once; even where the one who gave it out says it was refused."""
+    again: list[Extent] = []
+
+    def free(address: int, size: int, *_: int) -> bool:
+        if not again:
+            again.append(x.allocate(taken))
+            assert (FIRST, again[0]) == (again[0].address, x.lookup(FIRST))
+            return told
+        return True
+
+    x = Extents(hooks={"alloc": lambda *_: FIRST, "free": free, "purge_now": lambda *_: True})
+    x.free(x.allocate(REGION))
+    x.purge()
+
+    assert REGION == x.shrink()
+    assert {"active": taken // PAGE, "dirty": 0, "muzzy": 0, "retained": 0} == x.counts()
+    x.check()
+    x.free(again[0])
+    x.purge()
+    assert taken == x.shrink()
+    assert x.lookup(FIRST) is None
+    assert {"active": 0, "dirty": 0, "muzzy": 0, "retained": 0} == x.counts()
+    x.check()
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_E5_a_part_of_a_region_may_be_handed_out_again_before_its_free_returns(coalesce: bool) -> None:
+    """The rest of its addresses is forgotten, and can be had again."""
+    again: list[Extent] = []
+    given = iter([FIRST, FIRST + REGION, FIRST])
+
+    def free(*_: int) -> bool:
+        if not again:
+            again.append(x.allocate(REGION))
+        return True
+
+    hooks = {"alloc": lambda *_: next(given), "free": free, "purge_now": lambda *_: True}
+    x = Extents(maps_coalesce=coalesce, hooks=hooks)
+    x.free(x.allocate(2 * REGION))
+    x.purge()
+    assert 2 * REGION == x.shrink()
+    low = x.allocate(REGION)
+
+    assert [FIRST, FIRST + REGION] == [low.address, again[0].address]
+    assert [low, again[0]] == [x.lookup(FIRST), x.lookup(FIRST + REGION)]
+    x.check()
+
+
 def test_E5_an_exception_is_a_refusal_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through `sys.unraisablehook`, with what was raised."""
     told = []

@@ -51,6 +51,7 @@ cdef struct EmapRegion:             # what was obtained at once; at the beginnin
     bint committed
     bint zeroed                     # what was never used of it reads 0; constant
     bint advised                    # to be on huge pages
+    bint leaving                    # offered to whom it came from, who may hand it out again before it says so
     uint64_t metadata_bytes         # of this mapping; constant
 
 cdef struct EmapPlace:              # one chunk of 4 MiB
@@ -94,9 +95,10 @@ cdef uint64_t emap_leaf_bytes() noexcept nogil
 cdef uint64_t emap_missing_leaf(Emap *m, uint64_t base, uint64_t size) noexcept nogil  # an address that has none; NOWHERE
 cdef void emap_add_leaf(Emap *m, uint64_t address, uint64_t memory) noexcept nogil
 cdef uint64_t emap_region_bytes(uint64_t size) noexcept nogil         # of the mapping that a region needs
-cdef bint emap_is_free(Emap *m, uint64_t base, uint64_t size) noexcept nogil  # nothing of it is a region's
-cdef void emap_add_region(Emap *m, EmapRegion *r) noexcept nogil      # all leaves are there
-cdef void emap_remove_region(Emap *m, EmapRegion *r) noexcept nogil   # no extent is in it
+cdef bint emap_is_free(Emap *m, uint64_t base, uint64_t size) noexcept nogil  # nothing of it is a region's that stays
+cdef bint emap_is_whole(Emap *m, EmapRegion *r) noexcept nogil        # all of it still leads to it
+cdef void emap_add_region(Emap *m, EmapRegion *r) noexcept nogil      # all leaves are there; takes from one that leaves
+cdef void emap_remove_region(Emap *m, EmapRegion *r) noexcept nogil   # what still leads to it; no extent is in it
 cdef void emap_unlink_region(Emap *m, EmapRegion *r) noexcept nogil
 cdef void emap_link_region(Emap *m, EmapRegion *r) noexcept nogil     # by age
 cdef void emap_close(Emap *m) noexcept nogil                          # unmaps slabs and leaves; no region is left

@@ -130,7 +130,17 @@ def emap_region_bytes(size: uint64_t) -> uint64_t:
 def emap_is_free(m: cython.pointer[Emap], base: uint64_t, size: uint64_t) -> cython.bint:
     at: uint64_t = base
     while at < base + size:
-        if emap_region(m, at) != cython.NULL:
+        r: cython.pointer[EmapRegion] = emap_region(m, at)
+        if r != cython.NULL and not r.leaving:
+            return False
+        at += BLOCK_BYTES
+    return True
+
+
+def emap_is_whole(m: cython.pointer[Emap], r: cython.pointer[EmapRegion]) -> cython.bint:
+    at: uint64_t = r.base
+    while at < r.base + r.size:
+        if emap_region(m, at) != r:
             return False
         at += BLOCK_BYTES
     return True
@@ -153,8 +163,9 @@ def emap_remove_region(m: cython.pointer[Emap], r: cython.pointer[EmapRegion]) -
     at: uint64_t = r.base
     while at < r.base + r.size:
         place: cython.pointer[EmapPlace] = emap_place(m, at)
-        place.extent = cython.NULL
-        place.region = cython.NULL
+        if place.region == r:
+            place.extent = cython.NULL
+            place.region = cython.NULL
         at += BLOCK_BYTES
     m.metadata_bytes -= r.metadata_bytes
 

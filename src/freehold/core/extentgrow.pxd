@@ -21,4 +21,5 @@ cdef int extents_adopt(Extents *x, uint64_t base, uint64_t size, bint zero) noex
 cdef uint32_t extents_choose_shelf(Extents *x, uint64_t base, uint64_t size) noexcept nogil
 cdef int extents_map_leaves(Extents *x, uint64_t base, uint64_t size) noexcept nogil
 cdef EmapRegion *extents_claim_region(Extents *x, uint64_t serial) noexcept nogil
+cdef void extents_keep_region(Extents *x, EmapRegion *r) noexcept nogil
 cdef void extents_forget_region(Extents *x, EmapRegion *r) noexcept nogil

@@ -19,6 +19,7 @@ from cython.cimports.freehold.core.emap import (
     emap_add_leaf,
     emap_add_region,
     emap_is_free,
+    emap_is_whole,
     emap_leaf_bytes,
     emap_link_region,
     emap_missing_leaf,
@@ -38,8 +39,7 @@ from cython.cimports.freehold.core.extentbook import (
     extents_unlock,
 )
 from cython.cimports.freehold.core.machine import EEXIST, ENOMEM, NOWHERE, bit, least, most, round_up, should
-from cython.cimports.freehold.core.pagebook import Pages
-from cython.cimports.freehold.core.pages import pages_allocate_range, pages_free_scavenged, pages_grow
+from cython.cimports.freehold.core.pages import pages_grow
 from cython.cimports.freehold.core.scavenge import pages_shrink_range
 from cython.cimports.freehold.core.space import BLOCK_BYTES, BLOCK_SHIFT
 from cython.cimports.freehold.core.vm import (
@@ -194,7 +194,11 @@ def extents_make_committed(x: cython.pointer[Extents], e: cython.pointer[Extent]
 
 
 def extents_shrink(x: cython.pointer[Extents]) -> uint64_t:
-    """A region is taken whole, so that nobody else can use it, and offered; refused, it is decommitted if it can be."""
+    """A region is taken whole, so that nobody else can use it, and offered; refused, it is decommitted if it can be.
+
+    What is given back may be handed out again, to another thread of ours too, before we are told that it is gone: its
+    pages are forgotten before it is offered, and whoever obtains it takes its addresses over.
+    """
     given_back: uint64_t = 0
     extents_lock(x)
     r: cython.pointer[EmapRegion] = extents_claim_region(x, 0)
@@ -206,36 +210,39 @@ def extents_shrink(x: cython.pointer[Extents]) -> uint64_t:
             not gone and r.committed and ehooks_decommit(cython.address(x.config.hooks), x.config.heap, r.base, r.size)
         )
         extents_return(x)
-        pages_free_scavenged(cython.address(x.shelf[r.shelf]), r.base, r.size >> EXTENT_SHIFT)
-        if gone:
+        if gone or not emap_is_whole(cython.address(x.map), r):
             given_back += r.size
             extents_forget_region(x, r)
         else:
             r.committed = r.committed and not decommitted
-            emap_link_region(cython.address(x.map), r)
+            extents_keep_region(x, r)
         r = extents_claim_region(x, serial)
     extents_unlock(x)
     return given_back
 
 
 def extents_claim_region(x: cython.pointer[Extents], serial: uint64_t) -> cython.pointer[EmapRegion]:
-    """Take the oldest region younger than a serial number that is wholly retained; its pages are in use then."""
-    scavenged: uint64_t = 0
+    """Take the oldest region younger than a serial number that is wholly retained: its shelf does not know it then."""
     r: cython.pointer[EmapRegion] = x.map.oldest
     while r != cython.NULL:
-        shelf: cython.pointer[Pages] = cython.address(x.shelf[r.shelf])
-        pages: uint64_t = r.size >> EXTENT_SHIFT
-        if r.serial > serial and pages_allocate_range(shelf, r.base, pages, cython.address(scavenged)):
+        if r.serial > serial and pages_shrink_range(cython.address(x.shelf[r.shelf]), r.base, r.size):
             emap_unlink_region(cython.address(x.map), r)
+            r.leaving = True
             return r
         r = r.next
     return cython.NULL
 
 
+def extents_keep_region(x: cython.pointer[Extents], r: cython.pointer[EmapRegion]) -> cython.void:
+    """It was claimed and refused. Tables stay where they were known: no memory is needed."""
+    error: cython.int = pages_grow(cython.address(x.shelf[r.shelf]), r.base, r.size)
+    should(not error, b"a region that was known can be known again")
+    r.leaving = False
+    emap_link_region(cython.address(x.map), r)
+
+
 def extents_forget_region(x: cython.pointer[Extents], r: cython.pointer[EmapRegion]) -> cython.void:
-    """It is gone, unlinked, and its pages are free."""
-    forgotten: cython.bint = pages_shrink_range(cython.address(x.shelf[r.shelf]), r.base, r.size)
-    should(forgotten, b"a region that is gone was wholly retained")
+    """It was claimed, and is gone."""
     emap_remove_region(cython.address(x.map), r)
     extents_leave(x)
     extents_give_books(x, r.size)
