@@ -26,6 +26,7 @@ from cython.cimports.freehold.core.bin import (
     BIN_BITS,
     BIN_SHUT,
     BINS_MASK,
+    CACHE_SLOTS_APART,
     CACHE_SLOTS_BYTES,
     CACHE_SLOTS_LEAST,
     CACHE_SLOTS_MOST,
@@ -144,8 +145,8 @@ def cache_make(p: cython.pointer[Primary], here: cython.pointer[cython.pointer[C
     else:
         slots: uint64_t = 0
         i: uint32_t = 0
-        while i < p.classes:  # one slot more than `room`: where a block stands that is passed straight on
-            slots += cache_slots(p.region[i].size, p.config.cache_bytes) + 1
+        while i < p.classes:
+            slots += cache_slots(p.region[i].size, p.config.cache_bytes) + CACHE_SLOTS_APART
             i += 1
         at: uint64_t = 0
         bytes: uint64_t = round_up(cython.sizeof(Cache) + slots * 4, 4096)
@@ -185,7 +186,7 @@ def cache_describe(c: cython.pointer[Cache], p: cython.pointer[Primary]) -> cyth
         b.multiplier = r.multiplier
         b.size = r.size
         b.room = cache_slots(r.size, p.config.cache_bytes)
-        slots += b.room + 1
+        slots += b.room + CACHE_SLOTS_APART
         i += 1
     i = 0
     while i < DIRECT_ENTRIES:

@@ -18,7 +18,8 @@ cdef enum:
     MAP_STEP = 0x10000              # memory becomes accessible in steps of 64 KiB
     HUGE_STEP = 0x200000            # … of 2 MiB once a region grows in huge pages
     PURGE_SLICE = 0x100000          # purged under a region's lock at once, at most (or one huge page)
-    STATES_SHIFT = 1088             # states begin so far into their range: see region_open
+    STATES_SHIFT = 1088             # states of the first class begin so far into their range: see region_open
+    STATES_APART = 320              # … and of each other class so much farther, inside a page
     SHUFFLED_BLOCKS = 64            # made and shuffled at once, at least
     SORT_LEAVES = 4096              # newest entries of a free array that sorting leaves alone
     FORGET_LEAST = 16384            # blocks: fewer are not worth it
@@ -54,7 +55,8 @@ cdef struct Region:
     uint64_t multiplier             # offset // size = high word of offset * multiplier
     uint64_t capacity               # blocks at most: by room for blocks or by room in the free array
     uint64_t metadata_end           # metadata of block k ends k * metadata_size below
-    uint8_t *states                 # one byte a block; the pointer is constant
+    uint8_t *states                 # one byte a block; the pointer is constant, and the next one
+    uint64_t states_shift           # bytes from the beginning of their range
     uint32_t *free                  # the free array: block numbers, a stack; the pointer is constant
     uint64_t *purged                # one bit an OS page: given back and not handed out since; the pointer is constant
     uint64_t made                   # blocks made so far; read without the lock by anyone

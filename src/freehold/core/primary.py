@@ -56,7 +56,9 @@ from cython.cimports.freehold.core.primary import (
     LAW_PURGED_COUNT,
     MAP_STEP,
     PRIMARY_CLASSES,
+    PURGE_SLICE,
     SHUFFLED_BLOCKS,
+    STATES_APART,
     STATES_SHIFT,
     Grown,
     Primary,
@@ -111,6 +113,7 @@ def primary_open(
     shadow: uint64_t = 0  # bytes of states and purged bits, all classes
     i: uint32_t = 0
     while i < p.classes:
+        p.region[i].index = i
         p.region[i].size = p.sizes.size[i]
         p.region[i].multiplier = p.sizes.multiplier[i]
         shadow += primary_shadow_bytes(p, cython.address(p.region[i]), cython.NULL, cython.NULL)
@@ -140,7 +143,8 @@ def primary_shadow_bytes(
     region: uint64_t = cython.cast(uint64_t, 1) << p.config.region_bits
     array: uint64_t = region // 8
     r.capacity = least((region - array) // (r.size + p.config.metadata_size), array // 4)
-    state_room: uint64_t = round_up(STATES_SHIFT + r.capacity, MAP_STEP)
+    r.states_shift = (STATES_SHIFT + r.index * STATES_APART) % 4096
+    state_room: uint64_t = round_up(r.states_shift + r.capacity, MAP_STEP)
     purged_room: uint64_t = round_up(region // p.page_size // 8, MAP_STEP)
     if states != cython.NULL:
         states[0] = state_room
@@ -155,7 +159,6 @@ def region_open(p: cython.pointer[Primary], i: uint32_t, shadow: uint64_t) -> cy
     purged_room: uint64_t = 0
     primary_shadow_bytes(p, r, cython.address(state_room), cython.address(purged_room))
     mutex_init(cython.address(r.lock), RANK_REGION)
-    r.index = i
     r.base = p.base + i * region
     r.blocks.start = r.base
     r.array.start = r.base + region - region // 8
@@ -165,7 +168,8 @@ def region_open(p: cython.pointer[Primary], i: uint32_t, shadow: uint64_t) -> cy
     r.free = cython.cast(cython.pointer[uint32_t], r.array.start)
     # A block and its state at the same place in their pages would look like one address to a processor that compares
     # twelve bits of a load with those of earlier stores: 8 ns more for a loop over one block (Zen 4, 2026-11).
-    r.states = cython.cast(cython.pointer[uint8_t], r.state_bytes.start + STATES_SHIFT)
+    # And states of all classes at the same place would share a few sets of its first cache.
+    r.states = cython.cast(cython.pointer[uint8_t], r.state_bytes.start + r.states_shift)
     r.purged = cython.cast(cython.pointer[uint64_t], r.purged_bits.start)
 
 
@@ -302,7 +306,7 @@ def region_make(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64
     pages: uint64_t = (count * r.size + HUGE_STEP) // p.page_size  # purged bits reach to the end of the last huge page
     r.refused = (
         grown_to(p, cython.address(r.array), count * 4, MAP_STEP, other)
-        or grown_to(p, cython.address(r.state_bytes), STATES_SHIFT + count, MAP_STEP, other)
+        or grown_to(p, cython.address(r.state_bytes), r.states_shift + count, MAP_STEP, other)
         or grown_to(p, cython.address(r.purged_bits), pages // 8 + 8, MAP_STEP, other)
         or region_grow_metadata(p, r, count * p.config.metadata_size)
         or region_grow_blocks(p, r, count * r.size)
@@ -334,7 +338,7 @@ def region_books(p: cython.pointer[Primary], r: cython.pointer[Region], count: u
     bits: uint64_t = count * r.size // p.page_size // 8 + 8
     return (
         round_up(count * 4, p.page_size)
-        + round_up(STATES_SHIFT + count, p.page_size)
+        + round_up(r.states_shift + count, p.page_size)
         + round_up(bits, p.page_size)
         + round_up(count * p.config.metadata_size, p.page_size)
     )
@@ -722,7 +726,11 @@ def region_check(p: cython.pointer[Primary], r: cython.pointer[Region], number: 
         return LAW_FREE_COUNT
     if r.made == 0:
         return 0
-    if r.made * r.size > r.blocks.mapped or r.made + STATES_SHIFT > r.state_bytes.mapped or r.made * 4 > r.array.mapped:
+    if (
+        r.made * r.size > r.blocks.mapped
+        or r.made + r.states_shift > r.state_bytes.mapped
+        or r.made * 4 > r.array.mapped
+    ):
         return LAW_MAPPED
     number[0] = r.charged
     if r.charged < r.made * r.size or r.charged > r.blocks.mapped or r.purged_pages * p.page_size > r.charged:

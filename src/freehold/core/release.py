@@ -37,7 +37,6 @@ from cython.cimports.freehold.core.primary import (
     MAP_STEP,
     PURGE_SLICE,
     SORT_LEAVES,
-    STATES_SHIFT,
     Grown,
     Primary,
     Region,
@@ -210,7 +209,7 @@ def region_sort(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython
         vm_unmap_metadata(present, room)
     if forgot:  # `bottom` may be another sorter's by now
         region_purge_beyond(p, r, cython.address(r.array), 0, 4, False)
-        region_purge_beyond(p, r, cython.address(r.state_bytes), STATES_SHIFT, 1, True)
+        region_purge_beyond(p, r, cython.address(r.state_bytes), r.states_shift, 1, True)
         region_purge_bits(p, r)
         mutex_lock(cython.address(r.lock))
         budget_give_books(p.budget, r.books_owed)
