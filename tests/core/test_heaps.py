@@ -111,6 +111,30 @@ def test_H2_forced_closing_gives_the_memory_back_and_ends_with_the_last_free() -
     assert {"told": [0, 4030], "held": True, "zero": True, "count": 2, "after": 1, "check": 0} == seen
 
 
+def test_H2_a_heap_is_closed_by_force_while_others_free_its_blocks() -> None:
+    """Memory goes back without the layers' locks: a block that is freed meanwhile goes back once."""
+    seen = ran(
+        """
+        def close(h):
+            told.append(heap.close_heap(h, force=True)[0])
+        def drop(blocks):
+            for p in blocks: heap.deallocate(p)
+        told = []
+        for _ in range(ROUNDS):
+            h = heap.open_heap(decay_ms=1)
+            blocks = [heap.allocate_in(h, size, 16) for size in ((5000,) * 40 + (300_000,) * 8 + (3 * MIB,) * 4) * 4]
+            for p in blocks: heap.fill(p, 7, heap.usable_size(p))
+            in_threads(lambda: close(h), lambda: drop(blocks[::2]), lambda: drop(blocks[1::2]))
+        end = time.monotonic() + 20
+        while heap.heaps_count() > 1 and time.monotonic() < end: time.sleep(0.02)
+        tell(told=sum(told), closings=len(told), after=heap.heaps_count(), check=heap.check())
+    """,
+        ROUNDS=15,
+    )
+
+    assert {"told": 0, "closings": 15, "after": 1, "check": 0} == seen
+
+
 def test_H2_F54_ten_thousand_openings_and_closings_leave_no_trace() -> None:
     """No mapping, no resident memory, no descriptor, no address."""
     seen = ran(

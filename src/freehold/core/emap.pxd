@@ -51,6 +51,7 @@ cdef struct EmapRegion:             # what was obtained at once; at the beginnin
     bint committed
     bint zeroed                     # what was never used of it reads 0; constant
     bint advised                    # to be on huge pages
+    bint pinned                     # somebody works on its memory without the lock: it stays
     bint leaving                    # offered to whom it came from, who may hand it out again before it says so
     uint64_t metadata_bytes         # of this mapping; constant
 

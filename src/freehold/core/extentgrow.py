@@ -225,7 +225,8 @@ def extents_claim_region(x: cython.pointer[Extents], serial: uint64_t) -> cython
     """Take the oldest region younger than a serial number that is wholly retained: its shelf does not know it then."""
     r: cython.pointer[EmapRegion] = x.map.oldest
     while r != cython.NULL:
-        if r.serial > serial and pages_shrink_range(cython.address(x.shelf[r.shelf]), r.base, r.size):
+        may_go: cython.bint = r.serial > serial and not r.pinned
+        if may_go and pages_shrink_range(cython.address(x.shelf[r.shelf]), r.base, r.size):
             emap_unlink_region(cython.address(x.map), r)
             r.leaving = True
             return r
@@ -264,8 +265,15 @@ def extents_vacate(x: cython.pointer[Extents]) -> cython.void:
     extents_lock(x)
     r: cython.pointer[EmapRegion] = x.map.oldest
     while r != cython.NULL:
+        serial: uint64_t = r.serial
+        r.pinned = True
+        extents_unlock(x)
         vm_purge_now(r.base, r.size)
-        r = r.next
+        extents_lock(x)
+        r.pinned = False
+        r = x.map.oldest
+        while r != cython.NULL and r.serial <= serial:
+            r = r.next
     extents_unlock(x)
 
 

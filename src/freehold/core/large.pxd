@@ -108,7 +108,7 @@ cdef PoolBlock *large_take_out(Large *large, Pool *pool, uint32_t place, uint64_
 cdef int large_purge(Large *large, uint64_t address, uint64_t *touched) noexcept nogil
 cdef void large_put_back(Pool *pool, PoolQueue *refused) noexcept nogil
 cdef void large_trim_tails(Large *large, Pool *pool, uint64_t age) noexcept nogil
-cdef void large_trim(Large *large, Pool *pool, PoolBlock *b) noexcept nogil
+cdef void large_trim(Large *large, Pool *pool, PoolBlock *b, uint64_t start) noexcept nogil
 cdef uint64_t large_now(Large *large) noexcept nogil
 cdef uint64_t large_asked(Large *large, Pool *pool, uint64_t size) noexcept nogil
 cdef uint64_t large_extent(Large *large, Pool *pool, uint64_t asked) noexcept nogil

@@ -641,13 +641,14 @@ def large_trim_tails(large: cython.pointer[Large], pool: cython.pointer[Pool], a
     left: uint64_t = pool.tails.length
     while left > 0 and pool.tails.length > 0 and large_now(large) - pool.tails.oldest.idle_since >= age:
         left -= 1
-        large_trim(large, pool, pool.tails.oldest)
+        large_trim(large, pool, pool.tails.oldest, pool.tails.oldest.asked)
     pool_unlock(pool)
 
 
-def large_trim(large: cython.pointer[Large], pool: cython.pointer[Pool], b: cython.pointer[PoolBlock]) -> cython.void:
-    """Under the lock, dropped meanwhile: purge a live block's tail. Until then it may shrink or be freed, not grow."""
-    start: uint64_t = b.asked
+def large_trim(
+    large: cython.pointer[Large], pool: cython.pointer[Pool], b: cython.pointer[PoolBlock], start: uint64_t
+) -> cython.void:
+    """Under the lock, dropped meanwhile: purge a live block from `start` on. It may shrink or be freed, not grow."""
     size: uint64_t = b.touched - start
     pool_detach(pool, b)
     b.taken = 1
@@ -722,9 +723,8 @@ def large_vacate(large: cython.pointer[Large]) -> cython.void:
             k: uint64_t = 0
             while k < pool.area[a].blocks:
                 b: cython.pointer[PoolBlock] = pool_blocks(pool.area[a]) + k
-                if b.place == POOL_LIVE and b.touched and not b.taken and vm_purge_now(b.address, b.touched) == 0:
-                    pool_detach(pool, b)
-                    pool_note(pool, b, 0, 0)
+                if b.place == POOL_LIVE and b.touched and not b.taken:
+                    large_trim(large, pool, b, 0)
                 k += 1
         pool_unlock(pool)
         i += 1

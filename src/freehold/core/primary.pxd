@@ -144,6 +144,7 @@ cdef uint64_t primary_counted(Primary *p, uint64_t *books) noexcept nogil       
 # inside primary
 cdef uint64_t primary_shadow_bytes(Primary *p, Region *r, uint64_t *states, uint64_t *purged) noexcept nogil
 cdef void region_open(Primary *p, uint32_t i, uint64_t shadow) noexcept nogil
+cdef uint64_t region_vacate(Primary *p, Region *r, uint64_t from_) noexcept nogil
 cdef int region_make(Primary *p, Region *r, uint64_t n) noexcept nogil
 cdef int grown_to(Primary *p, Grown *g, uint64_t need, uint64_t step, uint64_t *total) noexcept nogil
 cdef int region_grow_blocks(Primary *p, Region *r, uint64_t need) noexcept nogil

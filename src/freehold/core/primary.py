@@ -195,15 +195,25 @@ def primary_vacate(p: cython.pointer[Primary]) -> cython.void:
     """For a heap that is closed while blocks are live: nobody is told of any more, and each goes back as ever."""
     i: uint32_t = 0
     while i < p.classes:
-        r: cython.pointer[Region] = cython.address(p.region[i])
-        mutex_lock(cython.address(r.lock))
-        pages: uint64_t = r.charged // p.page_size
-        if pages and vm_purge_now(r.base, r.charged) == 0:
-            budget_give(p.budget, r.charged - r.purged_pages * p.page_size)
-            bits_set(r.purged, 0, pages)
-            r.purged_pages = pages
-        mutex_unlock(cython.address(r.lock))
+        from_: uint64_t = 0
+        while from_ != NOWHERE:
+            from_ = region_vacate(p, cython.address(p.region[i]), from_)
         i += 1
+
+
+def region_vacate(p: cython.pointer[Primary], r: cython.pointer[Region], from_: uint64_t) -> uint64_t:
+    """Purge a slice, whatever is in it; return where the next one begins, or NOWHERE."""
+    mutex_lock(cython.address(r.lock))
+    end: uint64_t = least(from_ + PURGE_SLICE, r.charged)
+    if from_ < end and vm_purge_now(r.base + from_, end - from_) == 0:
+        first: uint64_t = from_ // p.page_size
+        pages: uint64_t = (end - from_) // p.page_size
+        here: uint64_t = pages - bits_count(r.purged, first, pages)
+        bits_set(r.purged, first, pages)
+        r.purged_pages += here
+        budget_give(p.budget, here * p.page_size)
+    mutex_unlock(cython.address(r.lock))
+    return end if from_ < end else NOWHERE
 
 
 def primary_counted(p: cython.pointer[Primary], books: cython.pointer[uint64_t]) -> uint64_t:
