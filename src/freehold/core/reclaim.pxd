@@ -12,11 +12,14 @@ cdef enum:
     RECLAIM_POKED = 1               # something happened since the last tick
     RECLAIM_QUIET = 2               # nothing did
     RECLAIM_SLEEPING = 3            # nothing is left to do: the thread waits for a poke
+    RECLAIM_PATIENCE = 10000        # looks, 20 us apart at least, at whether the thread has ended; a hundredth in a tick
 
 cdef void reclaim_boot(tick_hook tick, uint64_t interval_ns) noexcept nogil
 cdef void reclaim_hasten(uint64_t interval_ns) noexcept nogil          # tick at least so often from now on
 cdef void reclaim_start_when(start_hook worth) noexcept nogil         # before it is booted: no thread until this says True
 cdef void reclaim_poke() noexcept nogil                               # something may become idle; starts or wakes the thread
+cdef void reclaim_rest() noexcept nogil                               # no thread until as many have called the next one
+cdef void reclaim_resume() noexcept nogil
 cdef uint64_t reclaim_ticks() noexcept nogil                          # so far, a count
 cdef bint reclaim_is_asleep() noexcept nogil
 cdef void reclaim_fork_lock() noexcept nogil                          # waits for a tick in progress
@@ -42,6 +45,10 @@ cdef extern from *:
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         return error;
     }
+    #define fh_thread_number() ((uint32_t)syscall(SYS_gettid))
+    static int fh_thread_is_gone(uint32_t tid) { return tid == 0 || syscall(SYS_tgkill, getpid(), tid, 0) != 0; }
     """
+    uint32_t thread_number "fh_thread_number"() noexcept nogil
+    bint thread_is_gone "fh_thread_is_gone"(uint32_t tid) noexcept nogil
     int start_thread "fh_start_thread"(void *(*run)(void *) noexcept nogil) noexcept nogil
 cdef void *reclaim_run(void *unused) noexcept nogil

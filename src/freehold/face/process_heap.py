@@ -18,6 +18,7 @@ from cython.cimports.freehold.core.heap import (
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_default
+from cython.cimports.freehold.core.reclaim import reclaim_rest, reclaim_resume
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
@@ -84,6 +85,18 @@ def purge() -> int:
     with cython.nogil:
         purged = heap_purge()
     return purged
+
+
+def rest() -> None:
+    """End the thread that gives memory back, until `resume` was called as often."""
+    with cython.nogil:
+        reclaim_rest()
+
+
+def resume() -> None:
+    """Have the thread that gives memory back start again when it is needed, or now where it was at work."""
+    with cython.nogil:
+        reclaim_resume()
 
 
 def owns(address: uintptr_t) -> bool:
