@@ -103,8 +103,3 @@ def __dir__() -> list[str]:
 
 
 sys.modules[__name__].__class__ = _Package
-
-if sys.version_info >= (3, 12):  # it warns where a process that forks has other threads: the heap's own rests meanwhile
-    from freehold import forks
-
-    forks.prepare()

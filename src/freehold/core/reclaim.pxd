@@ -19,7 +19,8 @@ cdef void reclaim_hasten(uint64_t interval_ns) noexcept nogil          # tick at
 cdef void reclaim_start_when(start_hook worth) noexcept nogil         # before it is booted: no thread until this says True
 cdef void reclaim_poke() noexcept nogil                               # something may become idle; starts or wakes the thread
 cdef void reclaim_rest() noexcept nogil                               # no thread until as many have called the next one
-cdef void reclaim_resume() noexcept nogil
+cdef void reclaim_resume() noexcept nogil                             # the next poke may start it again
+cdef void reclaim_catch_up() noexcept nogil                           # poke, where there was a thread or a poke meanwhile
 cdef uint64_t reclaim_ticks() noexcept nogil                          # so far, a count
 cdef bint reclaim_is_asleep() noexcept nogil
 cdef void reclaim_fork_lock() noexcept nogil                          # waits for a tick in progress

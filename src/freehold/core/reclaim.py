@@ -140,10 +140,15 @@ def reclaim_rest() -> cython.void:
 
 
 def reclaim_resume() -> cython.void:
-    if add32_release(cython.address(reclaim_resting), cython.cast(uint32_t, -1)) != 1:
-        return
-    store32_release(cython.address(reclaim_pause), 0)
-    if exchange32(cython.address(reclaim_missed), 0):
+    seen: uint32_t = load32_acquire(cython.address(reclaim_resting))
+    while seen and not swap32_if(cython.address(reclaim_resting), cython.address(seen), seen - 1):
+        pass
+    if seen == 1:
+        store32_release(cython.address(reclaim_pause), 0)
+
+
+def reclaim_catch_up() -> cython.void:
+    if not load32_acquire(cython.address(reclaim_resting)) and exchange32(cython.address(reclaim_missed), 0):
         reclaim_poke()
 
 

@@ -18,11 +18,12 @@ from cython.cimports.freehold.core.heap import (
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_default
-from cython.cimports.freehold.core.reclaim import reclaim_rest, reclaim_resume
+from cython.cimports.freehold.core.reclaim import reclaim_catch_up, reclaim_rest, reclaim_resume
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
     M_TRIM_THRESHOLD,
+    Py_AddPendingCall,
     libc_can_be_told,
     mallopt,
 )
@@ -94,9 +95,18 @@ def rest() -> None:
 
 
 def resume() -> None:
-    """Have the thread that gives memory back start again when it is needed, or now where it was at work."""
-    with cython.nogil:
-        reclaim_resume()
+    """Have the thread that gives memory back start again when it is needed.
+
+    Where it was at work, that is before the main thread's next instruction in Python.
+    """
+    reclaim_resume()
+    if Py_AddPendingCall(catch_up, cython.NULL) != 0:
+        reclaim_catch_up()
+
+
+def catch_up(unused: cython.p_void) -> cython.int:
+    reclaim_catch_up()
+    return 0
 
 
 def owns(address: uintptr_t) -> bool:
