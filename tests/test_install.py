@@ -123,15 +123,15 @@ def test_waits_for_numpy_without_importing_it():
     code = """
 import sys, freehold
 finders = list(sys.meta_path)
-first = freehold.install()
+first = freehold.install(arrow=False)
 assert first.taken == () and "not imported yet" in first.not_taken["numpy"] and "numpy" not in sys.modules
 import numpy as np
 from freehold.face import process_heap
 assert process_heap.owns(np.ones(10).__array_interface__["data"][0])
-assert sys.meta_path[-len(finders):] == finders and "freehold" not in str(sys.meta_path)
+assert sys.meta_path == finders
 umath = sys.modules["numpy._core._multiarray_umath" if np.__version__[0] != "1" else "numpy.core._multiarray_umath"]
 assert "freehold" not in repr(umath.__loader__) + repr(umath.__spec__)
-assert freehold.install().taken == ("numpy",)
+assert freehold.install(arrow=False).taken == ("numpy",)
 """
     done = python("-c", code)
 
