@@ -1,8 +1,8 @@
 """`freehold doctor`: what would work here, what would not, and why.
 
 The answer about `install()` is not guessed: it is asked for in a fresh process of the same environment. The exit code
-is 0 where NumPy's arrays, Arrow's buffers and Python's objects can be taken (the first two: if their library is there
-at all), else 1.
+is 0 where NumPy's arrays and Python's objects can be taken (NumPy: if it is there at all), else 1. That some pyarrow
+stays on its own pool is told, and is no fault.
 
 Does not: change anything, or import NumPy here.
 """
@@ -91,7 +91,7 @@ def _installing() -> Iterator[Finding]:
     for name in asked:
         package = {"numpy": "numpy", "arrow": "pyarrow"}.get(name)
         absent = package is not None and _version(package) is None
-        good = True if name in taken else None if absent else False
+        good = True if name in taken else None if absent or name == "arrow" else False
         yield Finding(name, good, "can be taken" if name in taken else "is not there" if absent else not_taken[name])
     yield from (Finding(name, None, why) for name, why in not_taken.items() if name not in asked)
 

@@ -87,7 +87,9 @@ def look_at_table(layout: cython.pointer[Layout], handle: cython.p_void) -> obje
     """Note which function stands where. Every one must be known."""
     table: cython.pp_void = cython.cast(cython.pp_void, need(handle, (TABLE,)))
     slots: cython.int = cython.cast(cython.int, symbol_bytes(table) // cython.sizeof(cython.p_void)) - BEFORE
-    if not DESTRUCTORS < slots <= MOST_SLOTS:
+    if slots < 0:
+        raise RuntimeError("this C library does not tell how long a memory pool's table is")
+    if slots > MOST_SLOTS:
         raise RuntimeError(f"a memory pool's table has {slots} functions")
     places: set = set(range(DESTRUCTORS))
     kind: cython.int
