@@ -507,6 +507,21 @@ assert refused and heap.stats().peak_bytes <= 12 << 20
 assert heap.stats().current_count == 0 and pool.bytes_allocated() == 0
 heap.check()
 heap.close()
+def end(heap, size): heap.close(force=True)
+heap = freehold.Heap("ended from within", limit="12MiB", on_limit=end)
+pool = heap.arrow_pool()
+kept = pa.allocate_buffer(5 << 20, pool, resizable=True)
+try:
+    kept.resize(20 << 20)
+except pa.ArrowMemoryError as problem:
+    assert "is closed" in str(problem) and heap.closed
+del kept
+assert pool.bytes_allocated() == 0
+dropped = []
+def drop(heap, size): dropped.append(size)
+pool = freehold.Heap("dropped", limit="12MiB", on_limit=drop).arrow_pool()
+try: pa.allocate_buffer(20 << 20, pool)
+except pa.ArrowMemoryError as problem: assert not dropped and "'dropped'" in str(problem)  # the Heap is gone: nobody to ask
 """)
 
 

@@ -110,5 +110,5 @@ cdef int64_t pool_number(Pool *pool) noexcept nogil
 cdef void *pool_name(StdString *result, Pool *pool) noexcept nogil
 cdef void pool_release(Pool *pool) noexcept nogil
 cdef void pool_stays(Pool *pool) noexcept nogil
-cdef void *pool_take(Pool *pool, void *p, size_t old, size_t size, size_t alignment) noexcept nogil
+cdef void *pool_take(Pool *pool, void *p, size_t old, size_t size, size_t alignment, bint *shut) noexcept nogil
 cdef void pools_forked() noexcept nogil

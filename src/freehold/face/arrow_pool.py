@@ -115,14 +115,9 @@ def refuse_size(result: cython.pp_void, size: int64_t, alignment: int64_t) -> cy
     if size < 0:
         return refuse(result, STATUS_INVALID, b"freehold: a negative size")
     if alignment <= 0 or alignment & (alignment - 1):
-        snprintf(text, cython.sizeof(text), b"freehold: an alignment of %lld", cython.cast(cython.longlong, alignment))
+        snprintf(text, cython.sizeof(text), b"freehold: an alignment of %ld", alignment)
         return refuse(result, STATUS_INVALID, text)
-    snprintf(
-        text,
-        cython.sizeof(text),
-        b"freehold: the operating system has no more memory (asked %lld bytes)",
-        cython.cast(cython.longlong, size),
-    )
+    snprintf(text, cython.sizeof(text), b"freehold: the operating system has no more memory (asked %ld bytes)", size)
     return refuse(result, STATUS_OUT_OF_MEMORY, text)
 
 
@@ -157,6 +152,7 @@ def default_allocate(
     alignment: int64_t,
     out: cython.pointer[cython.pointer[uint8_t]],
 ) -> cython.p_void:
+    """The way of nearly all: the switch, this thread's cache, and the counters, which lie side by side."""
     if cython.unlikely(not the_default_is_active):
         return cython.cast(Allocate, before[the_layout.at[ALLOCATE]])(result, the_pool, size, alignment, out)
     p: cython.p_void = cython.NULL
@@ -207,7 +203,9 @@ def default_begin(
 ) -> cython.p_void:
     nothing: cython.pointer[uint8_t] = p[0]
     default_allocate(result, the_pool, size, alignment, p)
-    if result[0] == cython.NULL and nothing != no_bytes:  # it was made by the pool before: let it count that
+    if result[0] != cython.NULL:
+        p[0] = nothing
+    elif nothing != no_bytes:  # it was made by the pool before: let it count that
         default_free(the_pool, nothing, 0, alignment)
     return result
 
@@ -276,7 +274,10 @@ def pool_allocate(
         return result
     if not tenant_enter(cython.address(pool.tenant)):
         return refuse_closed(result, pool)
-    p: cython.p_void = pool_take(pool, cython.NULL, 0, size + (size == 0), alignment)
+    shut: cython.bint = False
+    p: cython.p_void = pool_take(pool, cython.NULL, 0, size + (size == 0), alignment, cython.address(shut))
+    if cython.unlikely(shut):
+        return refuse_closed(result, pool)
     if cython.unlikely(p == cython.NULL):
         refuse_in_pool(result, pool, size)
     else:
@@ -306,13 +307,17 @@ def pool_reallocate(
     if cython.unlikely(size <= 0 or alignment <= 0 or alignment & (alignment - 1)):
         return refuse_size(result, size, alignment)
     new: cython.p_void = p[0]
-    if tenant_enter(cython.address(pool.tenant)):
-        new = pool_take(pool, p[0], old, size, alignment)
-        if cython.unlikely(new == cython.NULL):
-            refuse_in_pool(result, pool, size)
-        tenant_leave(cython.address(pool.tenant))
-    elif size > old:  # of a closed heap; what shrinks may stay as it is
-        return refuse_closed(result, pool)
+    shut: cython.bint = not tenant_enter(cython.address(pool.tenant))
+    if cython.likely(not shut):
+        new = pool_take(pool, p[0], old, size, alignment, cython.address(shut))
+        if cython.likely(not shut):
+            if cython.unlikely(new == cython.NULL):
+                refuse_in_pool(result, pool, size)
+            tenant_leave(cython.address(pool.tenant))
+    if cython.unlikely(shut):  # what shrinks in a closed heap may stay as it is
+        if size > old:
+            return refuse_closed(result, pool)
+        new = p[0]
     if new != cython.NULL:
         p[0] = cython.cast(cython.pointer[uint8_t], new)
         count_more(cython.address(pool.counts), size - old, 0)
@@ -338,8 +343,9 @@ def pool_take(
     old: cython.size_t,
     size: cython.size_t,
     alignment: cython.size_t,
+    shut: cython.pointer[cython.bint],
 ) -> cython.p_void:
-    """Allocate, or resize a block; ask `on_limit` where that is refused. For who has entered."""
+    """Allocate, or resize a block; ask `on_limit` where that is refused. For who has entered; *shut*: and is out."""
     new: cython.p_void = cython.NULL
     again: cython.bint = True
     while again:
@@ -352,25 +358,32 @@ def pool_take(
             if new != cython.NULL:
                 memcpy(new, p, old if old < size else size)
                 heap_deallocate(p)
-        again = new == cython.NULL and pool.tenant.context.asks and pool_asks(pool, size)
+        again = new == cython.NULL and pool.tenant.context.asks and pool_asks(pool, size, shut)
     return new
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
 @cython.with_gil
-def pool_asks(pool: cython.pointer[Pool], size: cython.size_t) -> cython.bint:
-    """Whether to try again. Under the GIL a Core lives whose tenant is not shut: its end begins with that."""
+def pool_asks(pool: cython.pointer[Pool], size: cython.size_t, shut: cython.pointer[cython.bint]) -> cython.bint:
+    """Whether to try again. Nobody waits meanwhile for who is asked: it is outside, and comes in again if it may.
+
+    Under the GIL a Core lives whose tenant is not shut: its end begins with that.
+    """
     if tenant_is_shut(cython.address(pool.tenant)):
         return False
     core: object = cython.cast(object, pool.tenant.context.core)
+    tenant_leave(cython.address(pool.tenant))
+    again: cython.bint = False
     try:
-        return core.refused(size)
+        again = core.refused(size)
     except Exception as problem:  # Arrow's code has nowhere to raise it
         import sys
 
         sys.excepthook(type(problem), problem, problem.__traceback__)
-        return False
+    core = None  # if this was the last to hold it, it ends here, and waits for nobody
+    shut[0] = not tenant_enter(cython.address(pool.tenant))
+    return again and not shut[0]
 
 
 def refuse_in_pool(result: cython.pp_void, pool: cython.pointer[Pool], size: int64_t) -> cython.p_void:
@@ -383,12 +396,12 @@ def refuse_in_pool(result: cython.pp_void, pool: cython.pointer[Pool], size: int
     snprintf(
         text,
         cython.sizeof(text),
-        b"freehold: heap '%s': asked %lld bytes, in use %llu, limit %llu, largest free run %llu",
+        b"freehold: heap '%s': asked %ld bytes, in use %lu, limit %lu, largest free run %lu",
         cython.cast(cython.p_char, pool.name),
-        cython.cast(cython.longlong, size),
-        cython.cast(cython.ulonglong, stats.used),
-        cython.cast(cython.ulonglong, stats.limit),
-        cython.cast(cython.ulonglong, heap_left(pool.tenant.heap)),
+        size,
+        stats.used,
+        stats.limit,
+        heap_left(pool.tenant.heap),
     )
     return refuse(result, STATUS_OUT_OF_MEMORY, text)
 
@@ -453,7 +466,6 @@ def _learn(lib, first: cython.int) -> object:
 
     Raises:
         RuntimeError: it is not as freehold knows it.
-        OSError: the operating system refuses the heap its addresses.
     """
     global the_layout_is_known
     version = getattr(getattr(lib, "cpp_version_info", None), "major", 0)
@@ -524,10 +536,7 @@ def _try(lib) -> object:
 
 
 def take(lib) -> None:
-    """Redirect Arrow's default pool to the heap, for good. `activate` says where new blocks come from.
-
-    Args:
-        lib: pyarrow's C module, ``pyarrow.lib``.
+    """Redirect Arrow's default pool to the heap, for good; *lib* is pyarrow's C module.
 
     Raises:
         RuntimeError: Arrow's library is not as freehold knows it; nothing was changed.
@@ -593,7 +602,6 @@ def open_pool(lib, core, name: str) -> object:
 
     Raises:
         RuntimeError: Arrow's library is not as freehold knows it.
-        OSError: the operating system refuses the heap its addresses.
     """
     global the_pools
     _learn(lib, FIRST_FOR_HEAPS)

@@ -107,9 +107,10 @@ class Core:
             return
         if self._tenant != cython.NULL:
             tenant_shut(self._tenant)  # before anything that lets go of the GIL
+            alone: cython.bint
             with cython.nogil:
-                tenant_wait(self._tenant)
-            if tenant_inherits(self._tenant):
+                alone = tenant_wait(self._tenant)
+            if not alone or tenant_inherits(self._tenant):
                 return
         self._end(True)
 

@@ -1,9 +1,9 @@
 # tenant.pxd: who takes memory of a heap without holding its Core: an Arrow pool, of which buffers know the address alone.
 #
 # Any thread, with or without the GIL; the Core's side under the GIL.
-# Invariant: a Core waits for its tenant before it closes the heap, and before it ends. So who is inside, and came in while
-# it was open, may use `context`. A Core that ends while the tenant's blocks are live leaves the heap to them: the last free
-# closes it.
+# Invariant: a Core waits for its tenant before it closes the heap, and before it ends. So who is inside may use the heap, and
+# `context` until it finds the tenant shut. A Core that ends while the tenant's blocks are live leaves the heap to them: the
+# last free closes it.
 # Does not: know what a block is for.
 from libc.stdint cimport uint64_t
 
@@ -12,7 +12,7 @@ from freehold.face.heap_face cimport Context
 
 cdef extern from *:
     """
-    #include <sched.h>
+    #include <unistd.h>
     #define FH_TENANT_MARK (1ull << 63)     /* of `inside`: shut; of `live`: the last free closes the heap */
     #define fh_tenant_add(p, x) __atomic_fetch_add(p, x, __ATOMIC_ACQ_REL)
     #define fh_tenant_or(p, x) __atomic_fetch_or(p, x, __ATOMIC_ACQ_REL)
@@ -24,7 +24,7 @@ cdef extern from *:
     uint64_t fetch_or "fh_tenant_or"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t fetch_and "fh_tenant_and"(uint64_t *p, uint64_t x) noexcept nogil
     uint64_t load "fh_tenant_load"(uint64_t *p) noexcept nogil
-    int sched_yield() noexcept nogil
+    int usleep(unsigned microseconds) noexcept nogil
 
 cdef struct Tenant:
     CoreHeap *heap                  # constant; gone once it is closed
@@ -67,10 +67,14 @@ cdef inline void tenant_open(Tenant *t) noexcept nogil:
 cdef inline bint tenant_is_inside(Tenant *t) noexcept nogil:
     return load(&t.inside) & ~MARK != 0
 
-cdef inline void tenant_wait(Tenant *t) noexcept nogil:
-    """Without the GIL: who is inside may be asking `on_limit`."""
-    while load(&t.inside) & ~MARK:
-        sched_yield()
+cdef inline bint tenant_wait(Tenant *t) noexcept nogil:
+    """Without the GIL, which who is inside may want. False: somebody does not come out; where the interpreter ends, who
+    waits for the GIL may be stopped there for ever."""
+    cdef int tries = 0
+    while load(&t.inside) & ~MARK and tries < 20_000:
+        usleep(100)
+        tries += 1
+    return tries < 20_000
 
 cdef inline uint64_t tenant_live(Tenant *t) noexcept nogil:
     return load(&t.live) & ~MARK
