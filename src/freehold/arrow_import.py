@@ -45,15 +45,20 @@ def take(prepare: Callable[[], None], *, on: bool) -> None:
         on: False: leave it alone instead, from now on.
     """
     global _finder
-    disarm()
     if not on:
+        disarm()
         return
+    _wait_no_more()
     module = imported(C_MODULE)
     if module is not None:
         _take(module, prepare)
         return
     _finder = Finder((C_MODULE,), lambda module: _take(module, prepare))
     sys.meta_path.insert(0, _finder)
+    # A thread in the middle of importing pyarrow may have looked for its C module just before the finder was there.
+    module = sys.modules.get(C_MODULE) if imported("pyarrow") is not None else None
+    if module is not None and _finder is not None:
+        _take(module, prepare)
 
 
 def disarm() -> None:

@@ -84,8 +84,8 @@ def install(
     if objects is not None or not domains.is_active():  # asked again without a word of them, they stay as they are
         remarks = domains.take(settings["objects"].value, opening.open_heap)
     numpy_import.arm(opening.open_heap)
-    if arrow is not None or not arrow_import.is_armed():  # the same
-        arrow_import.take(opening.open_heap, on=settings["arrow"].value)
+    on = settings["arrow"].value or (arrow is None and arrow_import.is_armed())  # likewise
+    arrow_import.take(opening.open_heap, on=on)
     for remark in remarks:
         warnings.warn(f"freehold: {remark}", RuntimeWarning, stacklevel=2)
     return _installation()

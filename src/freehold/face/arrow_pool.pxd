@@ -78,12 +78,20 @@ cdef extern from *:
     void *memcpy(void *to, const void *source, size_t n) noexcept nogil
     size_t strlen(const char *text) noexcept nogil
 
+cdef inline void count_more(Counts *counts, int64_t more, int64_t beside) noexcept nogil:
+    """Count bytes that came (or went, if negative); a pool's peak has `beside` in it, too."""
+    cdef int64_t bytes = count(&counts.bytes, more) + more
+    if more > 0:
+        count(&counts.total, more)
+        raise_to(&counts.most, bytes + beside)
+    if more >= 0:
+        count(&counts.number, 1)
+
 # what is common
 cdef void *refuse(void **result, int code, const char *text) noexcept nogil
 cdef void *refuse_size(void **result, int64_t size, int64_t alignment) noexcept nogil
 cdef void *refuse_closed(void **result, Pool *pool) noexcept nogil
 cdef void *refuse_in_pool(void **result, Pool *pool, int64_t size) noexcept nogil
-cdef void count_more(Counts *counts, int64_t more, int64_t beside) noexcept nogil
 cdef void *move_aligned(void *p, size_t old, size_t size, size_t alignment) noexcept nogil
 
 # Arrow's default pool

@@ -18,6 +18,7 @@ from cython.cimports.freehold.core.heap import (
     heap_boot,
     heap_deallocate,
     heap_left,
+    heap_of,
     heap_owns,
     heap_purge,
     heap_purge_of,
@@ -58,12 +59,12 @@ from cython.cimports.freehold.face.arrow_pool import (
     Table,
     at_fork_in_child,
     count,
+    count_more,
     counted,
     file_of,
     memcpy,
     no_bytes,
     publish,
-    raise_to,
     same_file,
     snprintf,
     strlen,
@@ -121,21 +122,11 @@ def refuse_size(result: cython.pp_void, size: int64_t, alignment: int64_t) -> cy
     return refuse(result, STATUS_OUT_OF_MEMORY, text)
 
 
-def count_more(counts: cython.pointer[Counts], more: int64_t, beside: int64_t) -> cython.void:
-    """Count bytes that came (or went, if negative); a pool's peak has *beside* in it, too."""
-    bytes: int64_t = count(cython.address(counts.bytes), more) + more
-    if more > 0:
-        count(cython.address(counts.total), more)
-        raise_to(cython.address(counts.most), bytes + beside)
-    if more >= 0:
-        count(cython.address(counts.number), 1)
-
-
 def move_aligned(p: cython.p_void, old: cython.size_t, size: cython.size_t, alignment: cython.size_t) -> cython.p_void:
     """Resize a block: where it is, if it can be, and lies well enough. NULL: it could not be, and is as it was."""
     if cython.likely(cython.cast(uintptr_t, p) & (alignment - 1) == 0):
         return heap_reallocate(p, size, alignment)
-    new: cython.p_void = heap_allocate(size, alignment)
+    new: cython.p_void = heap_allocate_in(heap_of(p), size, alignment)
     if new != cython.NULL:
         memcpy(new, p, old if old < size else size)
         heap_deallocate(p)
@@ -351,13 +342,8 @@ def pool_take(
     while again:
         if p == cython.NULL:
             new = heap_allocate_in(pool.tenant.heap, size, alignment)
-        elif cython.likely(cython.cast(uintptr_t, p) & (alignment - 1) == 0):
-            new = heap_reallocate(p, size, alignment)
         else:
-            new = heap_allocate_in(pool.tenant.heap, size, alignment)
-            if new != cython.NULL:
-                memcpy(new, p, old if old < size else size)
-                heap_deallocate(p)
+            new = move_aligned(p, old, size, alignment)
         again = new == cython.NULL and pool.tenant.context.asks and pool_asks(pool, size, shut)
     return new
 
@@ -500,7 +486,6 @@ def _fill_tables() -> object:
     _fill(NUM_ALLOCATIONS, cython.cast(cython.p_void, default_number), cython.cast(cython.p_void, pool_number))
     _fill(BACKEND_NAME, cython.cast(cython.p_void, default_name), cython.cast(cython.p_void, pool_name))
     _fill(RELEASE_UNUSED, cython.cast(cython.p_void, default_release), cython.cast(cython.p_void, pool_release))
-    return None
 
 
 @cython.cfunc
@@ -513,11 +498,7 @@ def _fill(kind: cython.int, of_default: cython.p_void, of_heap: cython.p_void) -
 
 @cython.cfunc
 def _try(lib) -> object:
-    """Have Arrow's own code use an object with the default pool's new functions, which is not the default pool yet.
-
-    Raises:
-        RuntimeError: it does not do with it what it should.
-    """
+    """Have Arrow's own code use an object with the default pool's new functions, which is not the default pool yet."""
     global the_stand_in, the_default_is_active
     the_stand_in = the_default_table.functions
     pool: object = the_layout.box(cython.address(the_stand_in))
@@ -529,7 +510,6 @@ def _try(lib) -> object:
     the_default_counts.bytes = the_default_counts.most = the_default_counts.total = the_default_counts.number = 0
     if wrong:
         raise RuntimeError(f"the self-test failed: {wrong}")
-    return None
 
 
 # ---- Arrow's default pool ----
