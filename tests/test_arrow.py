@@ -292,7 +292,7 @@ assert pa.default_memory_pool().backend_name == "system" and owned(pa.array(rang
 
 @pytest.mark.parametrize("backend", ["system", "mimalloc"])
 def test_F38_whatever_backend_arrow_was_told_to_use(backend):
-    """ARROW_DEFAULT_MEMORY_POOL chooses what serves blocks of before and after; Arrow's own debugging of it goes on."""
+    """ARROW_DEFAULT_MEMORY_POOL chooses what serves blocks of before and after."""
     well(
         """
 import pyarrow as pa
@@ -305,6 +305,19 @@ freehold.uninstall()
 del old
 """,
         ARROW_DEFAULT_MEMORY_POOL=backend,
+    )
+
+
+def test_F38_a_pool_that_checks_its_blocks_is_left_alone():
+    """ARROW_DEBUG_MEMORY_POOL asks Arrow for that; it is told, and a heap's pool can be had all the same."""
+    well(
+        """
+import pyarrow as pa
+told = freehold.install().not_taken["arrow"]
+assert told.startswith("pyarrow stays on its own pool: ARROW_DEBUG_MEMORY_POOL has that pool check its blocks"), told
+assert owned(pa.array(range(1000))) == {False}
+assert owned(pa.array(range(1000), memory_pool=freehold.Heap().arrow_pool())) == {True}
+""",
         ARROW_DEBUG_MEMORY_POOL="abort",
     )
 

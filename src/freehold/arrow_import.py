@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from _thread import RLock
+from os import environ
 
 from freehold.when_imported import Finder, imported
 
@@ -30,6 +31,7 @@ C_MODULE = "pyarrow.lib"
 NOT_IMPORTED = "pyarrow is not imported yet; its pool is taken the moment it is"
 STAYS = "pyarrow stays on its own pool"
 NOT_ASKED = f"{STAYS} (arrow=False)"
+DEBUGGED = "ARROW_DEBUG_MEMORY_POOL has that pool check its blocks, and would see none of them"
 ANOTHER = "its default pool is taken, but this program has set another one (pyarrow.set_memory_pool)"
 
 _problem = NOT_ASKED  # why the pool is not taken, when it was tried last
@@ -128,6 +130,8 @@ def _take(module: ModuleType, prepare: Callable[[], None]) -> None:
     try:
         from freehold.face import arrow_pool
 
+        if environ.get("ARROW_DEBUG_MEMORY_POOL", "") not in {"", "none"}:
+            raise RuntimeError(DEBUGGED)  # noqa: TRY301 - told as all else that stands in the way
         prepare()
         with _lock:
             arrow_pool.take(module)
