@@ -85,7 +85,7 @@ def status() -> str:
 
 
 def pool_of(core: Any, name: str) -> Any:
-    """Return a new `pyarrow.MemoryPool` that allocates in a heap, and keeps it while somebody has the pool itself.
+    """Return the `pyarrow.MemoryPool` that allocates in a heap; the heap stays while somebody has that pool itself.
 
     Raises:
         ImportError: there is no pyarrow.
@@ -99,14 +99,17 @@ def pool_of(core: Any, name: str) -> Any:
     global _cores
     import_module("pyarrow")
     with _lock:
+        if _cores is None:
+            _cores = WeakKeyDictionary()
+        for pool, its in _cores.items():
+            if its is core:
+                return pool
         try:
             pool = arrow_pool.open_pool(sys.modules[C_MODULE], core, name)
         except RuntimeError as problem:
             raise RuntimeError(f"this pyarrow can not have a pool of a heap: {problem}") from None
-        if _cores is None:
-            _cores = WeakKeyDictionary()
         _cores[pool] = core
-    return pool
+        return pool
 
 
 _cores: Any = None  # pool: the core of its heap
