@@ -337,7 +337,7 @@ def busy():
     while not stop.is_set(): pa.allocate_buffer(1 << 20, pool, resizable=True).resize(9 << 20)
 thread = threading.Thread(target=busy)
 thread.start()
-for _ in range(40):
+for _ in range(25):
     pid = os.fork()
     if pid == 0:
         code = 1
