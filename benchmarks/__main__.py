@@ -23,6 +23,7 @@ ORDER = [
     "small",
     "waiting",
     "objects",
+    "arrow",
     "threads",
     "mixed",
     "programs",

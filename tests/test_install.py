@@ -75,8 +75,8 @@ def test_public_names_all_exist():
 
 def test_takes_numpy_and_says_so(installed):
     """The answer lists what is taken, and for all else the reason."""
-    assert ("numpy",) == installed.taken
-    assert {"objects", "arrow", "libc"} == set(installed.not_taken)
+    assert {"numpy"} == set(installed.taken) - {"arrow"}  # another test may have imported pyarrow
+    assert {"objects", "arrow", "libc"} == set(installed.not_taken) | set(installed.taken) - {"numpy"}
     assert "numpy: on the freehold heap" in str(installed)
     assert owned(np.empty(10))
 
@@ -123,15 +123,15 @@ def test_waits_for_numpy_without_importing_it():
     code = """
 import sys, freehold
 finders = list(sys.meta_path)
-first = freehold.install()
+first = freehold.install(arrow=False)
 assert first.taken == () and "not imported yet" in first.not_taken["numpy"] and "numpy" not in sys.modules
 import numpy as np
 from freehold.face import process_heap
 assert process_heap.owns(np.ones(10).__array_interface__["data"][0])
-assert sys.meta_path[-len(finders):] == finders and "freehold" not in str(sys.meta_path)
+assert sys.meta_path == finders
 umath = sys.modules["numpy._core._multiarray_umath" if np.__version__[0] != "1" else "numpy.core._multiarray_umath"]
 assert "freehold" not in repr(umath.__loader__) + repr(umath.__spec__)
-assert freehold.install().taken == ("numpy",)
+assert freehold.install(arrow=False).taken == ("numpy",)
 """
     done = python("-c", code)
 
@@ -269,11 +269,11 @@ def test_says_so_when_it_can_not_be_proved(monkeypatch, caplog):
     ):
         monkeypatch.setattr(numpy_handler, "prove", prove)
         installation = freehold.install()
-        assert () == installation.taken
+        assert "numpy" not in installation.taken
         assert why in installation.not_taken["numpy"]
         assert why in caplog.text
     monkeypatch.undo()
-    assert ("numpy",) == freehold.install().taken
+    assert "numpy" in freehold.install().taken
     freehold.uninstall()
 
 

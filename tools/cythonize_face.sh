@@ -7,9 +7,10 @@ name=$(basename "$source" .py)
 mkdir -p "$out/freehold/face"
 : > "$out/freehold/face/__init__.pxd"
 cp "$source" "$out/freehold/face/"
-# Every face's: put there in one step, as others may be reading it.
-cp "$(dirname "$source")/lives.pxd" "$out/freehold/face/lives.$name"
-mv "$out/freehold/face/lives.$name" "$out/freehold/face/lives.pxd"
-if [ -f "${source%.py}.pxd" ]; then cp "${source%.py}.pxd" "$out/freehold/face/"; fi
+# Headers are for every face: each is put there in one step, as others may be reading it.
+for header in "$(dirname "$source")"/*.pxd; do
+  cp "$header" "$out/freehold/face/$(basename "$header").$name"
+  mv "$out/freehold/face/$(basename "$header").$name" "$out/freehold/face/$(basename "$header")"
+done
 "$cython" -3 --line-directives -Xcdivision=True -Xfreethreading_compatible=True \
   --module-name "freehold.face.$name" "$out/freehold/face/$name.py" -o "$output"

@@ -170,6 +170,7 @@ OPTIONS = {
             _parse_objects,
             "whether Python's objects come from the heap: yes, no, or arena (only pymalloc's arenas)",
         ),
+        Option("arrow", "yes", _parse_switch, "whether what Arrow's default memory pool allocates comes from the heap"),
         Option(
             "on_error",
             "abort",

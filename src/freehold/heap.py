@@ -96,6 +96,7 @@ class Heap:
         self.on_limit = on_limit
         self._core = _open(bytes_limit, decay_ms, node, HUGE_PAGES[huge_pages], secure)
         self._handler: Any = None
+        self._arrow_pool: Any = None
         if on_limit is not None:
             self._core.ask(_Asker(self))
         heap_stats.register(self)
@@ -174,6 +175,23 @@ class Heap:
         if not address:
             raise self._refusal(size)
         return Block(self, self._core, address, size, align)
+
+    def arrow_pool(self) -> Any:
+        """Return a `pyarrow.MemoryPool` whose buffers live in this heap: counted there, and below its limit.
+
+        Pass it to what takes a ``memory_pool``, or to ``pyarrow.set_memory_pool``. A request that is over the limit is
+        an `ArrowMemoryError`, a `MemoryError`. Buffers may outlive the pool and the `Heap`.
+
+        Raises:
+            ImportError: there is no pyarrow.
+            RuntimeError: this pyarrow is not one that freehold knows; the text says why.
+        """
+        self._require_open()
+        from freehold import arrow_import
+
+        if self._arrow_pool is None:
+            self._arrow_pool = arrow_import.pool_of(self._core, self.name)
+        return self._arrow_pool
 
     # ---- figures, and giving back ----
 

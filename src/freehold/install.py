@@ -3,7 +3,7 @@
 Thread-safety: both may be called from any thread, any number of times.
 Invariants: hooks are permanent. `uninstall` only says where *new* blocks come from; where a block goes back to, its
 address says.
-Does not: import NumPy.
+Does not: import NumPy or pyarrow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from freehold import config, domains, numpy_import, opening
+from freehold import arrow_import, config, domains, numpy_import, opening
 
 __all__ = ["Installation", "install", "uninstall"]
 
@@ -49,17 +49,20 @@ class Installation:
 def install(
     *,
     objects: bool | str | None = None,
+    arrow: bool | None = None,
     decay: int | float | str | None = None,
     huge_pages: str | None = None,
 ) -> Installation:
     """Have the process's memory come from the freehold heap from now on, in every thread.
 
-    Blocks made before stay valid and go back to where they came from. If NumPy is not imported yet, it is taken the
-    moment it is. Calling it again changes nothing but the answer.
+    Blocks made before stay valid and go back to where they came from. If NumPy or pyarrow is not imported yet, it is
+    taken the moment it is. Calling it again changes nothing but the answer.
 
     Args:
         objects: True: Python's objects and whatever else its allocators serve; ``"arena"``: pymalloc serves them, from
             arenas of the heap; False: they stay where they are.
+        arrow: False: Arrow's default memory pool stays as it is. True, as is the default: what it allocates is on the
+            heap where pyarrow's library is one that freehold knows.
         decay: how long idle memory is kept before it is given back: seconds, ``"500ms"``, ``"10s"``, 0 or ``"never"``.
         huge_pages: ``"auto"`` or ``"never"``.
 
@@ -75,12 +78,14 @@ def install(
 
     Thread-safety: any thread, any time.
     """
-    settings = config.resolve(call={"objects": objects, "decay": decay, "huge_pages": huge_pages})
+    settings = config.resolve(call={"objects": objects, "arrow": arrow, "decay": decay, "huge_pages": huge_pages})
     opening.choose(settings)
     remarks = []
     if objects is not None or not domains.is_active():  # asked again without a word of them, they stay as they are
         remarks = domains.take(settings["objects"].value, opening.open_heap)
     numpy_import.arm(opening.open_heap)
+    on = settings["arrow"].value or (arrow is None and arrow_import.is_armed())  # likewise
+    arrow_import.take(opening.open_heap, on=on)
     for remark in remarks:
         warnings.warn(f"freehold: {remark}", RuntimeWarning, stacklevel=2)
     return _installation()
@@ -92,6 +97,7 @@ def uninstall() -> None:
     Thread-safety: any thread, any time.
     """
     domains.disarm()
+    arrow_import.disarm()
     numpy_import.disarm()
     handler = sys.modules.get("freehold.face.numpy_handler")
     if handler is not None:
@@ -101,9 +107,10 @@ def uninstall() -> None:
 def _installation() -> Installation:
     no_numpy = numpy_import.status()
     python, no_objects = domains.status()
-    not_taken = {"numpy": no_numpy, "objects": no_objects}
-    not_taken["arrow"] = "pyarrow stays on its own memory pool"
+    not_taken = {"numpy": no_numpy, "objects": no_objects, "arrow": arrow_import.status()}
     taken: tuple[str, ...] = python if no_numpy else ("numpy", *python)
+    if not not_taken["arrow"]:
+        taken += ("arrow",)
     if opening.is_preloaded():
         taken += ("libc",)
     else:

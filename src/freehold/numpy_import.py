@@ -1,8 +1,7 @@
 """Takes NumPy's memory handler as soon as NumPy's C module is there, without importing NumPy itself.
 
 Thread-safety: everything runs under the GIL; taking twice, and arming twice, is harmless.
-Invariants: an importer of NumPy sees no trace: the finder leaves `sys.meta_path` when it has done its work, and the
-module keeps its own loader.
+Invariants: an importer of NumPy sees no trace: the finder leaves `sys.meta_path` when it has done its work.
 Does not: ever let NumPy's import fail. What went wrong is kept as text, for `Installation`.
 Imports next to nothing: it runs at the start of every process that follows `freehold run`.
 """
@@ -11,12 +10,12 @@ from __future__ import annotations
 
 import sys
 
+from freehold.when_imported import Finder, imported
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import Any
 
 __all__ = ["arm", "disarm", "status"]
 
@@ -26,47 +25,7 @@ NOT_IMPORTED = "NumPy is not imported yet; it is taken the moment it is"
 _problem = ""  # why NumPy could not be taken, when it was tried last
 
 
-class _Finder:
-    """Finds NumPy's C module where everybody does, and has *then* called when it is loaded."""
-
-    def __init__(self, then: Callable[[ModuleType], None]) -> None:
-        self.then = then
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in C_MODULES:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader, self.then)  # type: ignore[assignment]
-                return spec
-        return None
-
-
-class _Loader:
-    """A module's own loader, and a call after it."""
-
-    def __init__(self, own: Any, then: Callable[[ModuleType], None]) -> None:
-        self.own = own
-        self.then = then
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.own, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        module: ModuleType | None = self.own.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.own
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.own
-        self.own.exec_module(module)
-        self.then(module)
-
-
-_finder: _Finder | None = None
+_finder: Finder | None = None
 
 
 def arm(prepare: Callable[[], None]) -> None:
@@ -78,11 +37,11 @@ def arm(prepare: Callable[[], None]) -> None:
     global _finder
     disarm()
     for name in C_MODULES:
-        module = _imported(name)
+        module = imported(name)
         if module is not None and _has_table(module):
             _take(module, prepare)
             return
-    _finder = _Finder(lambda module: _take(module, prepare))
+    _finder = Finder(C_MODULES, lambda module: _take(module, prepare))
     sys.meta_path.insert(0, _finder)
 
 
@@ -102,20 +61,6 @@ def status() -> str:
     if handler is None or not handler.is_active():
         return _problem or "not installed"
     return _problem
-
-
-def _imported(name: str) -> ModuleType | None:
-    """Return a module if it is imported; if another thread is in the middle of that, once it has done it."""
-    module = sys.modules.get(name)
-    if module is None:
-        return None
-    from time import monotonic, sleep
-
-    # Importing it here would take import locks in another order than that thread does: it might then see half a module.
-    deadline = monotonic() + 5
-    while getattr(module.__spec__, "_initializing", False) and monotonic() < deadline:
-        sleep(0.001)
-    return sys.modules.get(name)
 
 
 def _has_table(module: ModuleType) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from freehold import config, domains, numpy_import, opening
+from freehold import arrow_import, config, domains, numpy_import, opening
 
 __all__ = ["FOLDER", "LIBRARY", "environment", "preload", "start", "start_enabled"]
 
@@ -51,7 +51,7 @@ def preload(environ: dict[str, str]) -> None:
 
 
 def start() -> None:
-    """Have Python's objects taken now if the options say so, and NumPy when it is imported.
+    """Have Python's objects taken now if the options say so, and NumPy and Arrow when they are imported.
 
     The report is made at the end if this is the program that it is about.
     """
@@ -84,6 +84,7 @@ def _begin(settings: dict[str, config.Setting]) -> None:
     for remark in domains.take(settings["objects"].value, opening.open_heap, first=True):
         sys.stderr.write(f"freehold: {remark}\n")
     numpy_import.arm(opening.open_heap)
+    arrow_import.take(opening.open_heap, on=settings["arrow"].value)
 
 
 def _is_built() -> bool:

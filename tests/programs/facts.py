@@ -14,7 +14,7 @@ json.dump(
         "path": sys.path,
         "path_importer_cache": sorted(path for path in sys.path_importer_cache if f"{os.sep}freehold" not in path),
         "meta_path": [
-            type(finder).__name__ for finder in sys.meta_path if type(finder).__module__ != "freehold.numpy_import"
+            type(finder).__name__ for finder in sys.meta_path if type(finder).__module__ != "freehold.when_imported"
         ],
         "flags": repr(sys.flags),
         "warnoptions": sys.warnoptions,

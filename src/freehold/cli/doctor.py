@@ -1,7 +1,8 @@
 """`freehold doctor`: what would work here, what would not, and why.
 
 The answer about `install()` is not guessed: it is asked for in a fresh process of the same environment. The exit code
-is 0 where NumPy's arrays and Python's objects can be taken (NumPy: if it is there at all), else 1.
+is 0 where NumPy's arrays and Python's objects can be taken (NumPy: if it is there at all), else 1. That some pyarrow
+stays on its own pool is told, and is no fault.
 
 Does not: change anything, or import NumPy here.
 """
@@ -23,14 +24,15 @@ from freehold import config, startup_file
 __all__ = ["Finding", "add_arguments", "findings", "run"]
 
 ASK = """
-import json, sys, warnings
+import importlib, json, sys, warnings
 warnings.simplefilter("ignore")
-try:
-    import numpy
-except ImportError:
-    pass
+for name in ("numpy", "pyarrow"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
 import freehold
-found = freehold.install(objects=True)
+found = freehold.install(objects=True, arrow=True)
 print(json.dumps([list(found.taken), dict(found.not_taken)]))
 """
 PACKAGES = ("numpy", "pyarrow", "pandas", "memray")
@@ -85,11 +87,13 @@ def _installing() -> Iterator[Finding]:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         yield Finding("install()", False, f"does not work: {last}")
         return
-    for name in ("numpy", "objects"):
-        absent = name == "numpy" and _version("numpy") is None
-        good = True if name in taken else None if absent else False
+    asked = ("numpy", "arrow", "objects")
+    for name in asked:
+        package = {"numpy": "numpy", "arrow": "pyarrow"}.get(name)
+        absent = package is not None and _version(package) is None
+        good = True if name in taken else None if absent or name == "arrow" else False
         yield Finding(name, good, "can be taken" if name in taken else "is not there" if absent else not_taken[name])
-    yield from (Finding(name, None, why) for name, why in not_taken.items() if name not in {"numpy", "objects"})
+    yield from (Finding(name, None, why) for name, why in not_taken.items() if name not in asked)
 
 
 def _system() -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from freehold.cli import say
 
 __all__ = ["add_arguments", "run", "split"]
 
-WITH_VALUE = ("-o", "--output", "--objects", "--decay", "--huge-pages", "--on-error")
+WITH_VALUE = ("-o", "--output", "--objects", "--arrow", "--decay", "--huge-pages", "--on-error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--objects", metavar="HOW", help=f"{config.OPTIONS['objects'].help}")
+    parser.add_argument("--arrow", metavar="YES|NO", help=f"{config.OPTIONS['arrow'].help}; default: yes")
     parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')
     parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
     parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")

@@ -17,9 +17,10 @@ cdef enum:                          # the options; keep `option_name` in this or
     OPTION_DECAY = 0
     OPTION_HUGE_PAGES = 1
     OPTION_ON_ERROR = 2
-    OPTION_OBJECTS = 3              # of Python alone, like the next
-    OPTION_REPORT = 4
-    OPTIONS = 5
+    OPTION_OBJECTS = 3              # of Python alone, like the next two
+    OPTION_ARROW = 4
+    OPTION_REPORT = 5
+    OPTIONS = 6
     OPTION_TEXT = 64                # bytes of a name or a value at most, with the NUL
 cdef extern from *:
     """

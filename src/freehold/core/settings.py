@@ -9,6 +9,7 @@ Does not say anything in a process that `freehold run` started: it has read the 
 import cython
 from cython.cimports.freehold.core.machine import NOWHERE, getenv, memcpy, strchr, strlen, strncmp, tell
 from cython.cimports.freehold.core.settings import (
+    OPTION_ARROW,
     OPTION_DECAY,
     OPTION_HUGE_PAGES,
     OPTION_OBJECTS,
@@ -139,6 +140,8 @@ def option_name(option: cython.int) -> cython.p_const_char:
         return b"on_error"
     if option == OPTION_OBJECTS:
         return b"objects"
+    if option == OPTION_ARROW:
+        return b"arrow"
     return b"report"
 
 

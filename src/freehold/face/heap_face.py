@@ -4,7 +4,7 @@
 Thread-safety: every method under the GIL; those that may take long release it, and closing waits for them. The hooks
 run on any thread; NumPy calls those that take memory with the GIL held.
 Invariants: whoever has a block of the heap holds its `Core`: arrays through their handler's capsule, `Block` itself. So
-a heap that nobody holds has no block.
+a heap that nobody holds has no block; but for those of a tenant (see tenant.pxd), to which it is left then.
 Does not parse options or name what is wrong with them (freehold.heap does).
 """
 
@@ -46,6 +46,15 @@ from cython.cimports.freehold.face.numpy_handler import (
     GetHandler,
     NumpyHandler,
 )
+from cython.cimports.freehold.face.tenant import (
+    Tenant,
+    tenant_inherits,
+    tenant_is_inside,
+    tenant_live,
+    tenant_open,
+    tenant_shut,
+    tenant_wait,
+)
 from cython.cimports.libc.stdint import uint64_t, uintptr_t
 from cython.cimports.libc.string import memset, strncpy
 
@@ -70,6 +79,8 @@ class Core:
     _context: Context
     _ask: object
     _inside: cython.int
+    _closing: cython.bint
+    _tenant: cython.pointer[Tenant]
     refusals = cython.declare(cython.ulonglong, visibility="readonly")
     last_asked = cython.declare(cython.ulonglong, visibility="readonly")
 
@@ -92,8 +103,16 @@ class Core:
             raise OSError(error, "no heap could be opened")
 
     def __dealloc__(self):
-        if self._context.heap != cython.NULL:
-            self._end(True)
+        if self._context.heap == cython.NULL:
+            return
+        if self._tenant != cython.NULL:
+            tenant_shut(self._tenant)  # before anything that lets go of the GIL
+            alone: cython.bint
+            with cython.nogil:
+                alone = tenant_wait(self._tenant)
+            if not alone or tenant_inherits(self._tenant):
+                return
+        self._end(True)
 
     @cython.cfunc
     def _end(self, force: cython.bint) -> tuple:
@@ -117,11 +136,29 @@ class Core:
 
     def close(self, force: cython.bint) -> tuple:
         """Return whether it is closed now, and how many blocks and bytes were live."""
-        while self._inside:  # another thread purges or reads
+        while self._inside or self._closing:  # another thread purges, reads, or closes
             time.sleep(0.0005)
         if self._context.heap == cython.NULL:
             return True, 0, 0
-        return self._end(force)
+        if self._tenant != cython.NULL and tenant_live(self._tenant) and not force:
+            stats: dict = self.stats()
+            return False, stats["blocks"], stats["allocated"]
+        self._closing = True
+        if self._tenant != cython.NULL:
+            tenant_shut(self._tenant)
+            while tenant_is_inside(self._tenant):
+                time.sleep(0.0005)
+        told: tuple = self._end(force)
+        if self._tenant != cython.NULL and not told[0]:
+            tenant_open(self._tenant)
+        self._closing = False
+        return told
+
+    def lodge(self, address: uintptr_t) -> None:
+        """Have a `Tenant` that stays for ever take memory here; it is told when the heap ends."""
+        self._tenant = cython.cast(cython.pointer[Tenant], address)
+        self._tenant.heap = self._context.heap
+        self._tenant.context = cython.address(self._context)
 
     # ---- blocks ----
 
