@@ -20,8 +20,11 @@ UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_
 	$(addprefix --deselect=tests/test_objects.py::,test_F35_a_thousand_installs_and_uninstalls test_F36_all_orders_of_installing_and_tracing)
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
-LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17
-RESIDENT := F54 or H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly
+# ASan's own allocator can not be forked beside threads that use it, and it ends a process at a fault in its own way.
+LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_back or H9_F17 or A_without_a_reservation
+RESIDENT := F54 or H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly or H2_forced_closing_gives \
+	or H3_the_limit_is_on_what or H3_a_hundred_thousand_refusals
+ASANS    := storm_over_all_layers or storm_of_c_threads or secure_heap_ends_the_process
 OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
 THREADS  ?= tests/core -k '(thread or storm or fork or witness or race or change_hands) and not ($(RESIDENT))'
@@ -54,7 +57,7 @@ race: flavour-tsan ## the core's tests with threads under ThreadSanitizer
 
 asan: flavour-asan ## the core's tests under AddressSanitizer
 	@$(call PRELOAD,asan) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/asan/site \
-		$(PYTEST) tests/core -k 'not ($(LIMITS) or $(RESIDENT))'
+		$(PYTEST) tests/core -k 'not ($(LIMITS) or $(RESIDENT) or $(ASANS))'
 
 ubsan: flavour-ubsan ## the core's tests under UndefinedBehaviorSanitizer
 	@UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/ubsan/site $(PYTEST) tests/core -k 'not ($(LIMITS))'

@@ -14,8 +14,7 @@ cdef enum:
     CACHE_SLOTS_BYTES = 0x100000    # a bin has slots for 1 MiB of blocks …
     CACHE_SLOTS_LEAST = 4           # … at least for 4,
     CACHE_SLOTS_MOST = 4096         # and at most for 4,096
-    CACHE_SLOTS_APART = 80          # … and so many more: one where a block stands that is passed straight on; and slots
-                                    # of all bins at the same place in their pages would share a few sets of a first cache
+    CACHE_SLOTS_APART = 80          # … and so many more: a block stands there that is passed straight on; see cache_describe
     BIN_SHUT = 0xFFFF               # a floor that no count is above
     BIN_BITS = 6                    # log2 of a bin's bytes
     BINS_MASK = 0xFC0               # the bits of a bin's offset among all

@@ -173,6 +173,7 @@ def cache_describe(c: cython.pointer[Cache], p: cython.pointer[Primary]) -> cyth
     c.bin_shift = p.config.region_bits - BIN_BITS
     c.base = p.base
     c.classes = p.classes
+    # Slots of all bins at the same place in their pages would share a few sets of the processor's first cache.
     slots: cython.pointer[uint32_t] = cython.cast(
         cython.pointer[uint32_t], cython.cast(uint64_t, c) + cython.sizeof(Cache)
     )
