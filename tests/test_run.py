@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -230,21 +229,6 @@ def test_a_wrong_name_in_the_environment_is_warned_of_once():
 
     assert "True\n" == done.stdout
     assert 1 == done.stderr.count("did you mean 'decay'?")
-
-
-def test_it_costs_little_to_start():
-    """Starting a program takes at most 60 ms more than under Python, or four starts of Python on a slow machine."""
-
-    def best(*before):
-        times = []
-        for _ in range(10):
-            begun = time.perf_counter()
-            python(*before, "-c", "pass")
-            times.append(time.perf_counter() - begun)
-        return min(times)
-
-    plain = best()
-    assert best(*FREEHOLD) - plain < max(0.060, 4 * plain)
 
 
 # ---- the report ----

@@ -9,8 +9,10 @@ the beginning to the first instruction in Python behind the fork.
 import sys
 
 if sys.version_info >= (3, 12):
+    import contextlib
     import os
 
-    from freehold.face import process_heap
+    with contextlib.suppress(ImportError):  # built for another version: whoever imports a face is told
+        from freehold.face import process_heap
 
-    os.register_at_fork(before=process_heap.rest, after_in_parent=process_heap.resume)
+        os.register_at_fork(before=process_heap.rest, after_in_parent=process_heap.resume)
