@@ -69,6 +69,7 @@ the_page_file = cython.declare(cython.int)  # a number of this process; the prog
 the_page_inode = cython.declare(uint64_t)  # which file that is
 the_page_tries = cython.declare(uint32_t)  # that failed
 the_page_records = cython.declare(uint64_t)  # written so far, of those being published
+the_page_books = cython.declare(uint64_t)  # bytes mapped for books of those heaps, found so far
 purge_heard = cython.declare(uint32_t)  # the readers' word when it was last looked at
 purges_done = cython.declare(uint64_t)
 purges_bytes = cython.declare(uint64_t)
@@ -159,8 +160,9 @@ def publish_note_purge(bytes: uint64_t) -> cython.void:
 
 
 def publish_begin() -> cython.void:
-    global the_page_records
+    global the_page_records, the_page_books
     the_page_records = 0
+    the_page_books = 0
     fetch_add64(cython.address(the_page.head.sequence), 1)  # what follows is not seen before it
 
 
@@ -189,7 +191,7 @@ def publish_process(heaps: uint64_t, now: uint64_t) -> cython.void:
     p.ticks = reclaim_ticks()
     p.purges = purges_done
     p.purges_bytes = purges_bytes
-    p.metadata = all.metadata
+    p.metadata = all.metadata + the_page_books
     p.purged = all.purged
     p.purge_calls = all.purge_calls
     p.os_failures = all.os_failures
@@ -203,6 +205,7 @@ def publish_process(heaps: uint64_t, now: uint64_t) -> cython.void:
 
 def publish_heap(h: cython.pointer[Heap]) -> cython.void:
     """Write the next record; where there is room for no more, add to the last one."""
+    global the_page_books
     is_sum: cython.bint = the_page_records == PAGE_HEAPS
     into: cython.pointer[PublishedHeap] = cython.address(the_page.heap[the_page_records - is_sum])
     if not is_sum:
@@ -217,6 +220,7 @@ def publish_heap(h: cython.pointer[Heap]) -> cython.void:
     into.peak += load64_relaxed(cython.address(h.budget.most))
     into.refused += budget_refusals(cython.address(h.budget))
     into.metadata += budget_books(cython.address(h.budget))
+    the_page_books += load64_relaxed(cython.address(h.primary.metadata))
     publish_layers(h, into)
 
 

@@ -113,17 +113,18 @@ def reclaim_has_work() -> cython.bint:
 
 
 def reclaim_run(unused: cython.p_void) -> cython.p_void:
+    mutex_lock(cython.address(the_reclaim_lock))
+    reclaim_look_for_bell()
+    mutex_unlock(cython.address(the_reclaim_lock))
     while True:
         interval: uint64_t = load64_relaxed(cython.address(the_interval_ns))
-        mutex_lock(cython.address(the_reclaim_lock))
-        reclaim_look_for_bell()
-        mutex_unlock(cython.address(the_reclaim_lock))
         reclaim_wait(cython.address(reclaim_pause), 0, now_ns() + (interval if interval else UNHURRIED))
         exchange32(cython.address(reclaim_word), RECLAIM_QUIET)
         mutex_lock(cython.address(the_reclaim_lock))
         fork_ticker(cython.address(the_reclaim_lock))
         more: cython.bint = the_tick(now_ns())
         fork_ticker(cython.NULL)
+        reclaim_look_for_bell()
         mutex_unlock(cython.address(the_reclaim_lock))
         add64_relaxed(cython.address(reclaim_count), 1)
         if bell_is_deaf:
