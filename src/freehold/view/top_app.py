@@ -32,18 +32,23 @@ def _fill(table: DataTable[Text], columns: Sequence[tuple[str, int]], rows: Sequ
     """Show *rows*, which begin with their keys; what the cursor is on stays under it."""
     selected = _selected(table)
     if not table.columns:
-        for name, width in columns:
-            table.add_column(_cell(name, name), key=name, width=width)
+        for i, (name, width) in enumerate(columns):
+            table.add_column(_cell(name, name, gap=i > 0), key=name, width=width + (i > 0))
     table.clear()
     for row in rows:
-        table.add_row(*(_cell(text, name) for text, (name, _) in zip(row, columns, strict=True)), key=row[0])
+        cells = zip(row, columns, strict=True)
+        table.add_row(*(_cell(text, name, gap=i > 0) for i, (text, (name, _)) in enumerate(cells)), key=row[0])
     keys = [row[0] for row in rows]
     if selected in keys:
         table.move_cursor(row=keys.index(selected))
 
 
-def _cell(text: str, column: str) -> Text:
-    return Text(text, justify="left" if column in top_text.TEXTS else "right", no_wrap=True, overflow="ellipsis")
+def _cell(text: str, column: str, *, gap: bool) -> Text:
+    """Return what stands in a column; *gap*: with a space before it."""
+    left = column in top_text.TEXTS
+    return Text(
+        f" {text}" if left and gap else text, justify="left" if left else "right", no_wrap=True, overflow="ellipsis"
+    )
 
 
 def _selected(table: DataTable[Text]) -> str:

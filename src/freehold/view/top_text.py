@@ -88,12 +88,13 @@ def _state(heap: Heap) -> str:
 
 
 def layer_rows(sample: Sample) -> list[tuple[str, ...]]:
-    """Return a row for each layer of all heaps together, and their sum, as `LAYER_COLUMNS` says."""
+    """Return a row for each layer of all heaps together, one for their sum, and one for what is beside them."""
     layers = [*sample.snapshot.layers().items(), ("all", sample.snapshot.total())]
-    return [
+    rows = [
         (name, size(x.allocated), size(x.active), size(idle(x)), size(x.retained), size(x.cached), f"{x.blocks:,}")
         for name, x in layers
     ]
+    return [*rows, ("books", "", size(sample.snapshot.metadata), "", "", "", "")]
 
 
 # ---- lines ----
@@ -109,7 +110,6 @@ def space_line(sample: Sample) -> str:
     total = sample.snapshot.total()
     parts = {
         "resident": sample.resident, "live": total.allocated, "idle": idle(total), "retained": total.retained,
-        "books": sample.snapshot.metadata,
     }  # fmt: skip
     return "  ".join(f"{name} {size(value)}" for name, value in parts.items())
 
