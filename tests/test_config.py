@@ -114,7 +114,14 @@ def test_wrong_durations_are_named(wrong):
 
 def test_defaults():
     """Where nobody says anything, each option has its default."""
-    assert {"decay": 1000, "huge_pages": "auto", "objects": "no", "on_error": "abort", "publish": True, "report": False} == values()
+    assert {
+        "decay": 1000,
+        "huge_pages": "auto",
+        "objects": "no",
+        "on_error": "abort",
+        "publish": True,
+        "report": False,
+    } == values()
 
 
 def test_each_source_wins_over_the_next(tmp_path):

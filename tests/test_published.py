@@ -102,7 +102,9 @@ def switches(pid: int) -> int:
     """Return how often the reclaim thread of a process went to sleep."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         if (task / "comm").read_text() == "freehold\n":
-            return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M).group(1))
+            return int(
+                re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE).group(1)
+            )
     return 0
 
 
@@ -179,7 +181,15 @@ class Paper:
 
     def write(self, *, sequence: int = 2, off: int = 0, magic: bytes = b"freehold", version: int = 1) -> None:
         head = published.HEAD.pack(
-            magic, version, 1 << 16, sequence, (sum(self.words) + off) % (1 << 64), 8 * len(self.words), os.getpid(), 0, 0
+            magic,
+            version,
+            1 << 16,
+            sequence,
+            (sum(self.words) + off) % (1 << 64),
+            8 * len(self.words),
+            os.getpid(),
+            0,
+            0,
         )
         os.pwrite(self.file, head, 0)
         os.pwrite(self.file, struct.pack(f"={len(self.words)}Q", *self.words), published.BODY)
@@ -348,7 +358,9 @@ def test_the_page_is_its_owners_alone_and_stays_whole(child) -> None:
     page_of(one.pid).close()
     (number,) = descriptors(one.pid)
     path = f"/proc/{one.pid}/fd/{number}"
-    flags = int(re.search(r"^flags:\s+(\d+)", Path(f"/proc/{one.pid}/fdinfo/{number}").read_text(), re.M).group(1), 8)
+    flags = int(
+        re.search(r"^flags:\s+(\d+)", Path(f"/proc/{one.pid}/fdinfo/{number}").read_text(), re.MULTILINE).group(1), 8
+    )
 
     assert 0o600 == os.stat(path).st_mode & 0o777
     assert flags & os.O_CLOEXEC
@@ -377,7 +389,9 @@ def test_F30_without_a_file_to_be_had_the_heap_works(child) -> None:
     """A process that has used up its files is served as any other, and has no page."""
     one = child(FREEHOLD_DECAY="20ms")
     one.do("kept.append(np.ones(1 << 20)); import resource; r, w = os.pipe(); freehold.stats()")
-    grow = "kept.append(np.ones(1 << 21)) or kept.clear() or os.read(r, 1) and os._exit(freehold.stats().dirty_bytes != 0)"
+    grow = (
+        "kept.append(np.ones(1 << 21)) or kept.clear() or os.read(r, 1) and os._exit(freehold.stats().dirty_bytes != 0)"
+    )
     limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))"
     pid = one.do(f"answer = pid = os.fork(); pid or {limit} or {grow}")
     wait_for(lambda: len(os.listdir(f"/proc/{pid}/task")) == 2)
@@ -393,7 +407,10 @@ def test_F30_without_a_file_to_be_had_the_heap_works(child) -> None:
 def test_the_layout_is_as_documented(child) -> None:
     """docs/page.md gives each field's place, and a page that a process writes agrees."""
     text = (ROOT / "docs" / "page.md").read_text()
-    places = {name: (int(at), int(size)) for at, size, name in re.findall(r"^\| (\d+) \| (\d+) \| `([\w.]+)`", text, re.M)}
+    places = {
+        name: (int(at), int(size))
+        for at, size, name in re.findall(r"^\| (\d+) \| (\d+) \| `([\w.]+)`", text, re.MULTILINE)
+    }
     one = child()
     one.do("kept.append(np.ones(1 << 20))")
     with page_of(one.pid) as page:
@@ -409,7 +426,11 @@ def test_the_layout_is_as_documented(child) -> None:
     assert (1, len(raw), one.pid) == (word("version"), word("bytes"), word("pid"))
     assert (published.BELL, published.PURGE) == (places["bell"][0], places["purge"][0])
     assert published.PROCESS.size + published.HEAP.size + 4 * published.LAYER.size == word("body_bytes")
-    assert (1, 1, 15) == (word("process.heaps", process), word("process.records", process), word("process.calls", process))
+    assert (1, 1, 15) == (
+        word("process.heaps", process),
+        word("process.records", process),
+        word("process.calls", process),
+    )
     assert seen.metadata == word("process.metadata", process)
     assert (seen.heaps[0].used, seen.heaps[0].metadata) == (word("heap.used", heap), word("heap.metadata", heap))
     layer = heap + published.HEAP.size
@@ -430,6 +451,4 @@ def test_futexes_are_called_by_their_number() -> None:
     """A call with a word that is not waited for wakes nobody, and is no error."""
     word = ctypes.c_uint32(0)
 
-    assert 0 == published._libc.syscall(
-        published.SYS_FUTEX, ctypes.byref(word), published.FUTEX_WAKE, 1, None, None, 0
-    )
+    assert 0 == published._libc.syscall(published.SYS_FUTEX, ctypes.byref(word), published.FUTEX_WAKE, 1, None, None, 0)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Sparkline, Static
-from watched import Child, children, page_of, wait_for
 
 from freehold.published import LAYERS, NotPublished
 from freehold.view import top_text
 from freehold.view.top_app import ListScreen, ProcessScreen, TopApp
 from freehold.view.watch import Watch, Watches, command_of
+from watched import Child, children, page_of, wait_for
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def one(child) -> Child:
 
 def top(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "freehold", "top", *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 # ---- once ----

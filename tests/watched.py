@@ -27,7 +27,9 @@ class Child:
     """A Python process on the heap that does as it is told, line by line."""
 
     def __init__(self, start: str = START, command: tuple[str, ...] = (sys.executable,), **environment: str) -> None:
-        loop = "for line in sys.stdin:\n    exec(line)\n    print(json.dumps(globals().pop('answer', None)), flush=True)"
+        loop = (
+            "for line in sys.stdin:\n    exec(line)\n    print(json.dumps(globals().pop('answer', None)), flush=True)"
+        )
         self.process = subprocess.Popen(
             [*command, "-c", textwrap.dedent(start) + loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "FREEHOLD_DECAY": "never", **environment},

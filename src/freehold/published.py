@@ -323,7 +323,22 @@ def _parse(pid: int, body: bytes) -> Snapshot:
     calls = {name: words[12 + 4 * i : 16 + 4 * i] for i, name in enumerate(CALLS[: words[11]])}
     size = HEAP.size + len(LAYERS) * LAYER.size
     heaps = tuple(_parse_heap(body, PROCESS.size + i * size) for i in range(words[2]))
-    return Snapshot(pid, words[0] / 1e9, words[1], *words[3:11], heaps=heaps, calls=calls)
+    ticks, purges, purges_bytes, metadata, purged, purge_calls, os_failures, bad_frees = words[3:11]
+    return Snapshot(
+        pid=pid,
+        time_s=words[0] / 1e9,
+        heap_count=words[1],
+        ticks=ticks,
+        purges=purges,
+        purges_bytes=purges_bytes,
+        metadata=metadata,
+        purged=purged,
+        purge_calls=purge_calls,
+        os_failures=os_failures,
+        bad_frees=bad_frees,
+        heaps=heaps,
+        calls=calls,
+    )
 
 
 def _parse_heap(body: bytes, at: int) -> Heap:

@@ -263,9 +263,7 @@ def publish_layers(h: cython.pointer[Heap], into: cython.pointer[PublishedHeap])
     publish_layer(cython.address(into.layer[PAGE_HUGE]), cython.address(s))
 
 
-def publish_layer(
-    into: cython.pointer[PublishedLayer], s: cython.pointer[cython.const[HeapStats]]
-) -> cython.void:
+def publish_layer(into: cython.pointer[PublishedLayer], s: cython.pointer[cython.const[HeapStats]]) -> cython.void:
     into.allocated += s.allocated
     into.active += s.active
     into.dirty += s.dirty

@@ -6,7 +6,8 @@ Invariant: the thread sleeps without a timeout exactly while the word is RECLAIM
 Bell: a word shared with other processes. While it is what it was, nobody asks; one that was changed is answered, in a
 tick or out of one, at most a hundred times a second. Where the kernel can not wait for two words at once (before 5.16),
 every tick answers, and a thread that sleeps does not.
-Does not know what there is to give back, or to answer: the heap's tick does. Starts at the first poke; in a forked child, again.
+Does not know what there is to give back, or to answer: the heap's tick does. Starts at the first poke; in a forked
+child, again.
 Follows: jemalloc's background threads, of which one is enough here.
 """
 

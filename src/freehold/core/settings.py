@@ -208,7 +208,10 @@ def switch_parse(text: cython.p_const_char, is_on: cython.pointer[cython.bint]) 
         lower[i] = cython.cast(cython.char, tolower(lower[i]))
         i += 1
     is_on[0] = (
-        strcmp(lower, b"1") == 0 or strcmp(lower, b"yes") == 0 or strcmp(lower, b"true") == 0 or strcmp(lower, b"on") == 0
+        strcmp(lower, b"1") == 0
+        or strcmp(lower, b"yes") == 0
+        or strcmp(lower, b"true") == 0
+        or strcmp(lower, b"on") == 0
     )
     is_off: cython.bint = (
         strcmp(lower, b"0") == 0

@@ -10,12 +10,14 @@ Does not need colour: what is marked is marked in words.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Sparkline, Static
 
@@ -87,9 +89,10 @@ class Looking(Screen[None]):
         """Ask, in a thread, and show what there is."""
         async with self._busy:
             seen = await asyncio.to_thread(self.sample)
-        if not self.is_frozen:
-            self.show(seen)
-        self.show_state()
+        with suppress(NoMatches):  # the screen was taken down meanwhile
+            if not self.is_frozen:
+                self.show(seen)
+            self.show_state()
 
     def sample(self) -> Any:
         """Return what there is to show. Called in a thread."""
@@ -153,19 +156,19 @@ class ListScreen(Looking):
         yield Static(id="state")
         yield Footer()
 
-    def sample(self) -> list[Sample]:  # noqa: D102
+    def sample(self) -> list[Sample]:
         return self.watches.look()
 
-    def show(self, seen: list[Sample]) -> None:  # noqa: D102
+    def show(self, seen: list[Sample]) -> None:
         self.seen = seen
         rows = top_text.process_rows(seen, self.sort)
         _fill(self.query_one("#processes", DataTable), top_text.PROCESS_COLUMNS, rows)
 
-    def state(self) -> str:  # noqa: D102
+    def state(self) -> str:
         count = f"{len(self.seen)} processes on the heap" if self.seen else top_text.list_text([])
         return " · ".join(filter(None, (count, f"by {self.sort}", self.note)))
 
-    def watch_to_purge(self) -> Watch | None:  # noqa: D102
+    def watch_to_purge(self) -> Watch | None:
         key = _selected(self.query_one("#processes", DataTable))
         return self.watches.by_pid.get(int(key)) if key else None
 
@@ -208,10 +211,10 @@ class ProcessScreen(Looking):
         yield Static(id="state")
         yield Footer()
 
-    def sample(self) -> Sample | None:  # noqa: D102
+    def sample(self) -> Sample | None:
         return self.watch_it.look()
 
-    def show(self, seen: Sample | None) -> None:  # noqa: D102
+    def show(self, seen: Sample | None) -> None:
         if seen is None:
             return
         self.query_one("#title", Static).update(Text(top_text.title_line(seen), style="bold", no_wrap=True))
@@ -228,7 +231,7 @@ class ProcessScreen(Looking):
         self.query_one(f"#{name}_label", Static).update(Text(f"{name}, {low} to {high}"))
         self.query_one(f"#{name}", Sparkline).data = values
 
-    def state(self) -> str:  # noqa: D102
+    def state(self) -> str:
         if self.watch_it.is_over:
             return f"process {self.watch_it.pid} has ended: these are its last figures"
         last = self.watch_it.last
@@ -236,7 +239,7 @@ class ProcessScreen(Looking):
             return "it does not answer: these are the last figures that it published"
         return self.note
 
-    def watch_to_purge(self) -> Watch | None:  # noqa: D102
+    def watch_to_purge(self) -> Watch | None:
         return None if self.watch_it.is_over else self.watch_it
 
     def action_back(self) -> None:

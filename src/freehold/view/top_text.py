@@ -6,10 +6,13 @@ Invariant: with the widths given here every line fits into 80 columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from freehold.published import Heap, Layer
-from freehold.view.watch import Sample
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from freehold.published import Heap, Layer
+    from freehold.view.watch import Sample
 
 __all__ = [
     "HEAP_COLUMNS", "LAYER_COLUMNS", "PROCESS_COLUMNS", "SORTS", "heap_rows", "layer_rows", "list_text", "process_rows",
@@ -58,7 +61,7 @@ def idle(layer: Layer) -> int:
 
 def process_rows(samples: Iterable[Sample], sort: str = "resident") -> list[tuple[str, ...]]:
     """Return a row for each process, as `PROCESS_COLUMNS` says."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for sample in sorted(samples, key=SORTS[sort]):
         total = sample.snapshot.total()
         rows.append((
