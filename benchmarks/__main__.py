@@ -29,6 +29,7 @@ ORDER = [
     "heaps",
     "install",
     "idle",
+    "publishing",
 ]
 
 
