@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from statistics import median
+from typing import Self
 
 from benchmarks.measure import Effort, Worker, workers
 from benchmarks.peers import FREEHOLD, python_peers
@@ -79,7 +80,7 @@ class Reader:
         self.answers_s: list[float] = []
         self._end = threading.Event()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         self._end.clear()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -131,7 +132,9 @@ def run(effort: Effort) -> Benchmark:
             with reader:
                 share = _share(worker, SECONDS[effort.name])
             also = {"unread": unread, "µs to answer": 1e6 * median(reader.answers_s)}
-            rows.append(Row(f"the reclaim thread, at rest, {of}", "%", {FREEHOLD: Cell([share], also=also)}, BAR_PERCENT))
+            rows.append(
+                Row(f"the reclaim thread, at rest, {of}", "%", {FREEHOLD: Cell([share], also=also)}, BAR_PERCENT)
+            )
             read, alone = _loops(worker, reader, effort)
             ratios = [a / b for a, b in zip(read, alone, strict=True)]
             rows.append(Row(f"a loop of allocations, read / unread, {of}", "×", {FREEHOLD: Cell(ratios)}, BAR_LOOP))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import re
 import signal
@@ -95,6 +96,47 @@ def test_os_calls_are_named_as_vm_names_them() -> None:
         assert list(published.CALLS) == list(vm.stats())
 
 
+# ---- where the memory is ----
+
+
+def test_H4_the_ranges_add_up_to_the_layers(child) -> None:
+    """To the byte, by heap, layer and state; each in its place, and none over another."""
+    one = child()
+    one.do("heap = freehold.Heap('second', decay='never'); import random; random.seed(1)")
+    one.do("kept += [np.ones(random.randrange(1, 400_000)) for _ in range(400)]")
+    one.do("kept += [heap.full(random.randrange(1, 400_000), 1.0) for _ in range(100)]")
+    one.do("kept.append(heap.block(100, alignment=1 << 25)); random.shuffle(kept)")
+    one.do("del kept[::3]")
+    with page_of(one.pid) as page:
+        plain, seen = page.fresh(), page.map()
+
+    assert () == plain.ranges
+    assert 0 == seen.ranges_left_out
+    for heap in seen.heaps:
+        for name, layer in heap.layers.items():
+            mine = [r for r in seen.ranges if (r.heap, r.layer) == (heap.id, name)]
+            for state in ("active", "dirty", "muzzy", "retained"):
+                assert getattr(layer, state) == sum(getattr(r, state) for r in mine), (heap.name, name, state)
+            assert all(r.size == r.active + r.dirty + r.muzzy + r.retained for r in mine)
+    placed = sorted((r for r in seen.ranges if r.address), key=lambda r: r.address)
+    assert len(placed) > 60
+    assert all(a.address + a.size <= b.address for a, b in itertools.pairwise(placed))
+
+
+def test_a_large_heap_is_told_more_coarsely(child) -> None:
+    """When there is no room for a range each, neighbours are joined; none is left out."""
+    one = child()
+    one.do("heaps = [freehold.Heap() for _ in range(40)]")
+    one.do("kept += [heap.empty(n) for heap in heaps for n in (20_000, 1 << 18, 1 << 19, 1 << 20)]")
+    with page_of(one.pid) as page:
+        seen = page.map()
+
+    assert 0 == seen.ranges_left_out
+    assert 100 < len(seen.ranges) <= 900
+    assert seen.total().mapped == sum(r.size for r in seen.ranges)
+    one.do("kept.clear(); [heap.close() for heap in heaps]")
+
+
 # ---- asking ----
 
 
@@ -172,11 +214,11 @@ def test_who_asks_for_a_purge_gets_it(child) -> None:
 class Paper:
     """A page of this process, written by the test."""
 
-    def __init__(self, body_words: int = 76) -> None:
+    def __init__(self, body_words: int = 78) -> None:
         self.file = os.memfd_create("freehold.page.of.a.test")
         os.ftruncate(self.file, 1 << 16)
         self.words = [0] * body_words
-        self.words[11] = 15
+        self.words[13] = 15
         self.write()
 
     def write(self, *, sequence: int = 2, off: int = 0, magic: bytes = b"freehold", version: int = 1) -> None:
@@ -386,19 +428,21 @@ def test_it_can_be_switched_off(child, how: dict[str, str], preloaded: bool) -> 
 
 
 def test_F30_without_a_file_to_be_had_the_heap_works(child) -> None:
-    """A process that has used up its files is served as any other, and has no page."""
-    one = child(FREEHOLD_DECAY="20ms")
-    one.do("kept.append(np.ones(1 << 20)); import resource; r, w = os.pipe(); freehold.stats()")
-    grow = (
-        "kept.append(np.ones(1 << 21)) or kept.clear() or os.read(r, 1) and os._exit(freehold.stats().dirty_bytes != 0)"
+    """A process that has used up its files is served as any other, gives back as any other, and has no page."""
+    one = child(FREEHOLD_DECAY="100ms")
+    one.do("kept.append(np.ones(1 << 20)); import resource, time; freehold.stats()")
+    one.do(
+        "r, w = os.pipe(); rest = lambda: [time.sleep(0.01) for _ in iter(lambda: freehold.stats().dirty_bytes >> 20, 0)]"
     )
     limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))"
+    grow = "kept.append(np.ones(1 << 21)) or kept.clear() or os.read(r, 1) and (rest() or True) and os._exit(7)"
     pid = one.do(f"answer = pid = os.fork(); pid or {limit} or {grow}")
     wait_for(lambda: len(os.listdir(f"/proc/{pid}/task")) == 2)
-    time.sleep(0.2)  # its decay time, and more
-
     assert [] == descriptors(pid)
-    assert 0 == one.do("os.write(w, b'1'); answer = os.waitpid(pid, 0)[1]")
+    one.do("os.write(w, b'1')")
+    code = wait_for(lambda: one.do("answer = [code for done, code in [os.waitpid(pid, os.WNOHANG)] if done]"))
+
+    assert [7 << 8] == code
 
 
 # ---- the document ----
@@ -424,7 +468,8 @@ def test_the_layout_is_as_documented(child) -> None:
     process, heap = published.BODY, published.BODY + published.PROCESS.size
     assert b"freehold" == raw[: places["magic"][1]]
     assert (1, len(raw), one.pid) == (word("version"), word("bytes"), word("pid"))
-    assert (published.BELL, published.PURGE) == (places["bell"][0], places["purge"][0])
+    words = (published.BELL, published.PURGE, published.MAP)
+    assert words == (places["bell"][0], places["purge"][0], places["map"][0])
     assert published.PROCESS.size + published.HEAP.size + 4 * published.LAYER.size == word("body_bytes")
     assert (1, 1, 15) == (
         word("process.heaps", process),

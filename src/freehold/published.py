@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-__all__ = ["CALLS", "LAYERS", "Heap", "Layer", "NotPublished", "Page", "Snapshot", "find", "processes"]
+__all__ = ["CALLS", "LAYERS", "Heap", "Layer", "NotPublished", "Page", "Range", "Snapshot", "find", "processes"]
 
 VERSION = 1
 LINK = "/memfd:freehold.page"
@@ -35,12 +35,14 @@ CALLS = (
 )  # fmt: skip
 
 HEAD = struct.Struct("=8sIIQQQQQQ")
-BELL, PURGE = 64, 68  # where the words of the readers are
+BELL, PURGE, MAP = 64, 68, 72  # where the words of the readers are
 BODY = 128
 CALL_ROOM = 16
-PROCESS = struct.Struct(f"={12 + 4 * CALL_ROOM}Q")
+PROCESS = struct.Struct(f"={14 + 4 * CALL_ROOM}Q")
 LAYER = struct.Struct("=8Q")
 HEAP = struct.Struct("=9Q40s")
+RANGE = struct.Struct("=7Q")
+RANGE_LAYERS = {2: "small", 7: "extent", 4: "large", 5: "huge"}  # as the owner table has them
 NONE = (1 << 64) - 1
 IS_SECURE, IS_BUSY, IS_SUM = 1, 2, 4
 
@@ -95,6 +97,24 @@ class Heap:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Neighbouring addresses of one layer of one heap, and how many bytes of them are in which state.
+
+    *part* is the size class of small blocks, or the pool of large ones. Where spans are is not told: address 0.
+    """
+
+    address: int
+    size: int
+    heap: int
+    layer: str
+    part: int
+    active: int
+    dirty: int
+    muzzy: int
+    retained: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What a process published at one moment.
 
@@ -103,6 +123,7 @@ class Snapshot:
         heaps: the default one first.
         calls: the OS's memory calls by name: calls, bytes, nanoseconds, failures.
         purges: how often a reader had it give back, and *purges_bytes* what that gave.
+        ranges: where the memory is; empty unless `Page.map` asked.
     """
 
     pid: int
@@ -118,6 +139,8 @@ class Snapshot:
     bad_frees: int
     heaps: tuple[Heap, ...]
     calls: dict[str, tuple[int, int, int, int]]
+    ranges: tuple[Range, ...] = ()
+    ranges_left_out: int = 0
 
     def total(self) -> Layer:
         """Return all heaps together."""
@@ -271,11 +294,21 @@ class Page:
         """Ask for figures and return them; None: the process did not answer in time."""
         return self.read() if self.wait_for(self.ring(), timeout_s) else None
 
+    def map(self, timeout_s: float = 2.0) -> Snapshot | None:
+        """Ask for figures with the ranges that the memory is in; None: the process did not answer in time."""
+        end = time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0:
+            self._write(MAP)
+            seen = self.fresh(left)
+            if seen is None or seen.ranges:  # else another reader was answered in between
+                return seen
+        return None
+
     def ring(self) -> int:
         """Ask for figures, and return at once: they are there when `wait_for` this number says so."""
+        sequence = self._sequence()
         self._write(BELL)
         self._wake()
-        sequence = self._sequence()
         return sequence + 2 + sequence % 2
 
     def purge(self, timeout_s: float = 10.0) -> int | None:
@@ -320,9 +353,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _parse(pid: int, body: bytes) -> Snapshot:
     words = PROCESS.unpack_from(body)
-    calls = {name: words[12 + 4 * i : 16 + 4 * i] for i, name in enumerate(CALLS[: words[11]])}
+    calls = {name: words[14 + 4 * i : 18 + 4 * i] for i, name in enumerate(CALLS[: words[13]])}
     size = HEAP.size + len(LAYERS) * LAYER.size
     heaps = tuple(_parse_heap(body, PROCESS.size + i * size) for i in range(words[2]))
+    start = PROCESS.size + words[2] * size
+    ranges = tuple(_parse_range(body, start + i * RANGE.size) for i in range(words[11]))
     ticks, purges, purges_bytes, metadata, purged, purge_calls, os_failures, bad_frees = words[3:11]
     return Snapshot(
         pid=pid,
@@ -338,7 +373,15 @@ def _parse(pid: int, body: bytes) -> Snapshot:
         bad_frees=bad_frees,
         heaps=heaps,
         calls=calls,
+        ranges=ranges,
+        ranges_left_out=words[12],
     )
+
+
+def _parse_range(body: bytes, at: int) -> Range:
+    address, size, owner, active, dirty, muzzy, retained = RANGE.unpack_from(body, at)
+    layer = RANGE_LAYERS.get(owner >> 40 & 0xFF, "?")
+    return Range(address, size, owner >> 48, layer, owner & 0xFFFFFFFFFF, active, dirty, muzzy, retained)
 
 
 def _parse_heap(body: bytes, at: int) -> Heap:

@@ -43,6 +43,7 @@ cdef void heaps_finish(Heap *h) noexcept nogil
 cdef Heap *heaps_visit_next(uint64_t after) noexcept nogil
 cdef void heaps_visit_end(Heap *h) noexcept nogil
 cdef void heaps_publish() noexcept nogil
+cdef uint64_t heaps_publish_each(bint ranges) noexcept nogil
 cdef uint64_t heaps_purge_visiting() noexcept nogil
 cdef bint heaps_tick(uint64_t now) noexcept nogil
 cdef bint heaps_tick_one(Heap *h, uint64_t now) noexcept nogil

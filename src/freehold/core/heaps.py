@@ -68,6 +68,8 @@ from cython.cimports.freehold.core.publish import (
     publish_heap,
     publish_is_wanted,
     publish_note_purge,
+    publish_ranges,
+    publish_takes_map,
     publish_takes_purge,
 )
 from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_listen, reclaim_poke
@@ -388,17 +390,28 @@ def heaps_publish() -> cython.void:
     if publish_takes_purge():
         publish_note_purge(heaps_purge_visiting())
     publish_begin()
-    publish_heap(cython.address(the_default_heap))
-    count: uint64_t = 1
-    h: cython.pointer[Heap] = heaps_visit_next(HEAP_ID)
+    count: uint64_t = heaps_publish_each(False)
+    if publish_takes_map():
+        heaps_publish_each(True)
+    publish_end(count, now_ns())
+
+
+def heaps_publish_each(ranges: cython.bint) -> uint64_t:
+    """A record for each heap, or what ranges it has; return how many heaps there are."""
+    count: uint64_t = 0
+    h: cython.pointer[Heap] = cython.address(the_default_heap)
     while h != cython.NULL:
         id: uint64_t = h.id
-        publish_heap(h)
-        heaps_visit_end(h)
+        if ranges:
+            publish_ranges(h)
+        else:
+            publish_heap(h)
+        if id != HEAP_ID:
+            heaps_visit_end(h)
         count += 1
         fork_pass()
         h = heaps_visit_next(id)
-    publish_end(count, now_ns())
+    return count
 
 
 def heaps_purge_visiting() -> uint64_t:

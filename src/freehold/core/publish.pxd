@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from freehold.core.account cimport HeapStats
 from freehold.core.home cimport Heap
+from freehold.core.ranges cimport RangeBook
 from freehold.core.vm cimport VmCall
 
 cdef enum:
@@ -45,7 +46,8 @@ cdef struct PageHead:               # 64 bytes
 cdef struct Knock:                  # 64 bytes, written by readers
     uint32_t bell                   # changed: publish now
     uint32_t purge                  # changed: give everything idle back first
-    uint64_t spare[7]
+    uint32_t map                    # changed: publish where the memory is, too
+    uint32_t spare[13]
 
 cdef struct PublishedProcess:       # words; bytes where nothing else is said
     uint64_t now_ns                 # when it was published, by CLOCK_MONOTONIC
@@ -59,6 +61,8 @@ cdef struct PublishedProcess:       # words; bytes where nothing else is said
     uint64_t purge_calls
     uint64_t os_failures
     uint64_t bad_frees
+    uint64_t ranges                 # that follow the heaps, if a reader asked for them
+    uint64_t ranges_left_out        # for which there was no room
     uint64_t calls                  # how many entries of the next field are used
     VmCall call[PAGE_CALLS]         # in the order of VM_…
 
@@ -89,7 +93,7 @@ cdef struct Page:
     PageHead head
     Knock knock
     PublishedProcess process
-    PublishedHeap heap[PAGE_HEAPS]
+    PublishedHeap heap[PAGE_HEAPS]  # as many as there are; the ranges follow them
 
 cdef void publish_boot() noexcept nogil                                # reads FREEHOLD_PUBLISH, as fault does its word
 cdef void publish_hide(bint wish) noexcept nogil                       # what the environment says, where more than one word of it does; before boot
@@ -101,6 +105,8 @@ cdef bint publish_takes_purge() noexcept nogil                         # True, o
 cdef void publish_note_purge(uint64_t bytes) noexcept nogil
 cdef void publish_begin() noexcept nogil
 cdef void publish_heap(Heap *h) noexcept nogil
+cdef bint publish_takes_map() noexcept nogil                           # True, once, when a reader asks for ranges; the heaps are written
+cdef void publish_ranges(Heap *h) noexcept nogil                       # of each heap
 cdef void publish_end(uint64_t heaps, uint64_t now) noexcept nogil
 cdef void publish_forget() noexcept nogil                              # in a forked child: the page is the parent's
 

@@ -58,6 +58,7 @@ from cython.cimports.freehold.core.publish import (
     page_inode,
     page_not_for_children,
 )
+from cython.cimports.freehold.core.ranges import Range, RangeBook, ranges_of_heap
 from cython.cimports.freehold.core.reclaim import reclaim_ticks
 from cython.cimports.freehold.core.vm import VM_CALLS, vm_map_file, vm_read_stats, vm_unmap
 from cython.cimports.libc.stdint import uint32_t, uint64_t
@@ -70,7 +71,9 @@ the_page_inode = cython.declare(uint64_t)  # which file that is
 the_page_tries = cython.declare(uint32_t)  # that failed
 the_page_records = cython.declare(uint64_t)  # written so far, of those being published
 the_page_books = cython.declare(uint64_t)  # bytes mapped for books of those heaps, found so far
+the_page_ranges = cython.declare(RangeBook)  # in the page, behind the records
 purge_heard = cython.declare(uint32_t)  # the readers' word when it was last looked at
+map_heard = cython.declare(uint32_t)  # … and the other one
 purges_done = cython.declare(uint64_t)
 purges_bytes = cython.declare(uint64_t)
 
@@ -105,7 +108,7 @@ def publish_bell() -> cython.pointer[uint32_t]:
 
 
 def publish_open() -> cython.void:
-    global the_page, the_page_file, the_page_inode, the_page_tries, purge_heard
+    global the_page, the_page_file, the_page_inode, the_page_tries, purge_heard, map_heard
     at: uint64_t = 0
     fd: cython.int = page_file(PAGE_BYTES)
     if fd < 0 or vm_map_file(fd, 0, PAGE_BYTES, cython.address(at)) != 0:
@@ -122,6 +125,7 @@ def publish_open() -> cython.void:
     the_page.head.pid = getpid()
     the_page.head.opened_ns = now_ns()
     purge_heard = 0
+    map_heard = 0
     memcpy(the_page.head.magic, cython.cast(cython.p_const_char, b"freehold"), 8)
 
 
@@ -163,12 +167,32 @@ def publish_begin() -> cython.void:
     global the_page_records, the_page_books
     the_page_records = 0
     the_page_books = 0
+    memset(cython.address(the_page_ranges), 0, cython.sizeof(RangeBook))
     fetch_add64(cython.address(the_page.head.sequence), 1)  # what follows is not seen before it
+
+
+def publish_takes_map() -> cython.bint:
+    """The ranges stand behind the records, as many as there is room for."""
+    global map_heard
+    asked: uint32_t = load32_relaxed(cython.address(the_page.knock.map))
+    if asked == map_heard:
+        return False
+    map_heard = asked
+    start: uint64_t = cython.cast(uint64_t, cython.address(the_page.heap[0]))
+    start += the_page_records * cython.sizeof(PublishedHeap)
+    the_page_ranges.range = cython.cast(cython.pointer[Range], start)
+    the_page_ranges.room = (cython.cast(uint64_t, the_page) + PAGE_BYTES - start) // cython.sizeof(Range)
+    return True
+
+
+def publish_ranges(h: cython.pointer[Heap]) -> cython.void:
+    ranges_of_heap(h, cython.address(the_page_ranges))
 
 
 def publish_end(heaps: uint64_t, now: uint64_t) -> cython.void:
     publish_process(heaps, now)
     bytes: uint64_t = cython.sizeof(PublishedProcess) + the_page_records * cython.sizeof(PublishedHeap)
+    bytes += the_page_ranges.count * cython.sizeof(Range)
     words: cython.pointer[uint64_t] = cython.cast(cython.pointer[uint64_t], cython.address(the_page.process))
     sum: uint64_t = 0
     i: uint64_t = 0
@@ -196,6 +220,8 @@ def publish_process(heaps: uint64_t, now: uint64_t) -> cython.void:
     p.purge_calls = all.purge_calls
     p.os_failures = all.os_failures
     p.bad_frees = all.bad_frees
+    p.ranges = the_page_ranges.count
+    p.ranges_left_out = the_page_ranges.left_out
     p.calls = least(VM_CALLS, PAGE_CALLS)
     i: uint32_t = 0
     while i < p.calls:
