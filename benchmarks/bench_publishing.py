@@ -1,8 +1,8 @@
 """What it costs to be looked at: a process whose page is read ten times a second, against one that nobody reads.
 
 The reclaim thread writes the page when a reader asks. Its own processor time is measured, as the kernel counts it, in a
-process that rests; and what processor time a loop of allocations in that process takes with a reader and without one, in
-pieces that alternate.
+process that rests; and what processor time a loop of allocations in that process takes with a reader and without one,
+in pieces that alternate.
 """
 
 from __future__ import annotations

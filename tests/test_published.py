@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import platform
 import re
 import signal
 import struct
@@ -19,7 +20,7 @@ import pytest
 from freehold import published
 from freehold.face.vm_face import Vm
 from freehold.published import NotPublished, Page
-from watched import Child, children, descriptors, page_of, wait_for
+from watched import START, Child, children, descriptors, page_of, wait_for
 
 ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
@@ -443,6 +444,42 @@ def test_F30_without_a_file_to_be_had_the_heap_works(child) -> None:
     code = wait_for(lambda: one.do("answer = [code for done, code in [os.waitpid(pid, os.WNOHANG)] if done]"))
 
     assert [7 << 8] == code
+
+
+WITHOUT = """
+import ctypes, struct
+def refuse(number):
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+    filters = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
+    program = struct.pack("@HP", len(code), ctypes.addressof(filters))
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.c_char_p(program), 0, 0) == 0
+"""  # seccomp: the call fails with ENOSYS, as on a kernel that has never heard of it
+FUTEX_WAITV = 449
+MEMFD_CREATE = {"x86_64": 319}.get(platform.machine(), 279)
+
+
+def test_before_linux_5_16_each_tick_publishes(child) -> None:
+    """A kernel that can not wait for two words: figures are of the last tick, and stay while the thread sleeps."""
+    one = child(f"{WITHOUT}\nrefuse({FUTEX_WAITV})\n{START}", FREEHOLD_DECAY="100ms")
+    one.do("kept.append(np.ones(1 << 20))")
+    with page_of(one.pid) as page:
+        seen = wait_for(page.read)
+        one.do("kept.append(np.ones(1 << 21))")
+        wait_for(lambda: page.read().total().allocated >= seen.total().allocated + (16 << 20))
+        wait_for(lambda: (n := switches(one.pid)) and time.sleep(0.3) is None and n == switches(one.pid))
+
+        assert page.fresh(0.1) is None
+        assert one.do("answer = freehold.stats().current_bytes") == page.read().total().allocated
+
+
+def test_where_memory_files_are_refused_the_heap_works(child) -> None:
+    """A sandbox, or a kernel before 3.17: there is no page, and all else is as ever."""
+    one = child(f"{WITHOUT}\nrefuse({MEMFD_CREATE})\n{START}", FREEHOLD_DECAY="20ms")
+    one.do("kept += [np.ones(1 << 20) for _ in range(5)]; kept.clear()")
+    wait_for(lambda: one.do("answer = freehold.stats().dirty_bytes") < MIB)
+
+    assert [] == descriptors(one.pid)
 
 
 # ---- the document ----

@@ -3,7 +3,8 @@
 Thread-safety: one thread, with a book of its own. No lock is held for longer than it takes to read one region's counts,
 4 MiB of extents or 8 MiB of large blocks; so while others work, the ranges are a moment apart.
 Invariant: ``active + dirty + muzzy + retained = size``, but for spans' whole blocks. When the book is full, neighbours
-of one layer of one heap become one range, so that a large heap is told more coarsely, and nothing of it is left out.
+of one layer of one heap become one range, so that a large heap is told more coarsely; only of very many heaps is
+anything left out, and that is counted.
 Does not know where in a region of small blocks which state is: one range has the whole of it.
 """
 
