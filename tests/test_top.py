@@ -299,7 +299,8 @@ def test_a_process_that_ends_is_shown_as_it_was_last(one: Child) -> None:
     async def step(pilot: Pilot, app: TopApp) -> None:
         await until(pilot, lambda: cells(app, "#layers"))
         last = cells(app, "#layers")
-        one.end()
+        one.process.kill()  # one that ends by itself frees this and that before
+        one.process.wait()
         await until(pilot, lambda: "has ended" in text_of(app, "#state"))
         assert last == cells(app, "#layers")
         await pilot.press("p", "escape")
