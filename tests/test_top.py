@@ -326,6 +326,19 @@ def test_it_is_drawn_in_any_size(one: Child, size: tuple[int, int]) -> None:
     live(step, pid=one.pid)
 
 
+def test_the_command_has_what_the_other_columns_leave(one: Child) -> None:
+    """Twenty letters in 80 columns, and more in more."""
+
+    async def step(pilot: Pilot, app: TopApp) -> None:
+        await until(pilot, lambda: pids(app))
+        table = app.screen.query_one("#processes", DataTable)
+        for columns, letters in ((80, 20), (60, 20), (130, 70)):
+            await pilot.resize_terminal(columns, 24)
+            await until(pilot, lambda: table.ordered_columns[-1].width == letters + (columns >= 80))  # noqa: B023
+
+    live(step)
+
+
 def test_nothing_is_told_by_colour_alone(one: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under NO_COLOR it is drawn without any, and says the same."""
     monkeypatch.setenv("NO_COLOR", "1")

@@ -36,6 +36,9 @@ def _fill(table: DataTable[Text], columns: Sequence[tuple[str, int]], rows: Sequ
     if not table.columns:
         for i, (name, width) in enumerate(columns):
             table.add_column(_cell(name, name, gap=i > 0), key=name, width=width + (i > 0))
+    if columns[-1][0] == "command":  # it has what the others leave
+        *others, last = table.ordered_columns
+        last.width = max(columns[-1][1], table.size.width - sum(column.width for column in others))
     table.clear()
     for row in rows:
         cells = zip(row, columns, strict=True)
