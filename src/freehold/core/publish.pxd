@@ -145,11 +145,17 @@ cdef extern from *:
         struct stat found;
         return fd >= 0 && fstat(fd, &found) == 0 ? (uint64_t)found.st_ino ^ (uint64_t)found.st_dev << 48 : 0;
     }
-    static void fh_page_not_for_children(void *page, uint64_t bytes) { madvise(page, bytes, MADV_DONTFORK); }
+    /* Not by way of vm: it counts the calls that heaps need. NULL: refused. */
+    static void *fh_page_map(int fd, uint64_t bytes) {
+        void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (page == MAP_FAILED) return NULL;
+        madvise(page, bytes, MADV_DONTFORK);
+        return page;
+    }
     """
     int page_file "fh_page_file"(uint64_t bytes) noexcept nogil
     uint64_t page_inode "fh_page_inode"(int fd) noexcept nogil
-    void page_not_for_children "fh_page_not_for_children"(void *page, uint64_t bytes) noexcept nogil
+    void *page_map "fh_page_map"(int fd, uint64_t bytes) noexcept nogil
 cdef void publish_open() noexcept nogil
 cdef void publish_close() noexcept nogil
 cdef void publish_first(Heap *h, PublishedHeap *into) noexcept nogil

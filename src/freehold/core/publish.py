@@ -32,6 +32,7 @@ from cython.cimports.freehold.core.machine import (
     load64_relaxed,
     memcpy,
     memset,
+    munmap,
     now_ns,
     store64_relaxed,
     store64_release,
@@ -56,11 +57,11 @@ from cython.cimports.freehold.core.publish import (
     PublishedProcess,
     page_file,
     page_inode,
-    page_not_for_children,
+    page_map,
 )
 from cython.cimports.freehold.core.ranges import Range, RangeBook, ranges_of_heap
 from cython.cimports.freehold.core.reclaim import reclaim_ticks
-from cython.cimports.freehold.core.vm import VM_CALLS, vm_map_file, vm_read_stats, vm_unmap
+from cython.cimports.freehold.core.vm import VM_CALLS, vm_read_stats
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 page_is_hidden = cython.declare(cython.bint)  # constant after boot
@@ -109,9 +110,11 @@ def publish_bell() -> cython.pointer[uint32_t]:
 
 def publish_open() -> cython.void:
     global the_page, the_page_file, the_page_inode, the_page_tries, purge_heard, map_heard
-    at: uint64_t = 0
     fd: cython.int = page_file(PAGE_BYTES)
-    if fd < 0 or vm_map_file(fd, 0, PAGE_BYTES, cython.address(at)) != 0:
+    at: cython.p_void = cython.NULL
+    if fd >= 0:
+        at = page_map(fd, PAGE_BYTES)
+    if at == cython.NULL:
         the_page_tries += 1
         if fd >= 0:
             close(fd)
@@ -119,7 +122,6 @@ def publish_open() -> cython.void:
     the_page = cython.cast(cython.pointer[Page], at)
     the_page_file = fd
     the_page_inode = page_inode(fd)
-    page_not_for_children(the_page, PAGE_BYTES)
     the_page.head.version = PAGE_VERSION
     the_page.head.bytes = PAGE_BYTES
     the_page.head.pid = getpid()
@@ -132,7 +134,7 @@ def publish_open() -> cython.void:
 def publish_close() -> cython.void:
     """Unmap it. The number of its file is not closed: by now it is another file's, or nobody's."""
     global the_page
-    vm_unmap(cython.cast(uint64_t, the_page), PAGE_BYTES)
+    munmap(the_page, PAGE_BYTES)
     the_page = cython.NULL
 
 
