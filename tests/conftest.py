@@ -21,6 +21,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # These need the probe, which release builds do not hold.
 collect_ignore = [] if DEBUG else ["core/test_bits.py", "core/test_sync.py"]
 
+# Since 3.12 Python warns of a fork beside threads; programs here do that on purpose.
+FORKS_BESIDE_THREADS = ("-W", "ignore:This process:DeprecationWarning")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -46,7 +49,7 @@ def run_program() -> Run:
                 resource.setrlimit(resource.RLIMIT_AS, (address_limit, address_limit))
 
         return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program)],
+            [sys.executable, *FORKS_BESIDE_THREADS, "-c", textwrap.dedent(program)],
             capture_output=True,
             text=True,
             timeout=60,

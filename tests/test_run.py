@@ -159,7 +159,8 @@ def test_a_signal_kills_the_program_itself(number):
         ) as process:
             process.stdout.readline()
             process.send_signal(number)
-            ends.append((process.stderr.read(), process.wait(timeout=30)))
+            told = process.stderr.read().splitlines()  # since 3.13 with marks under the call that it was in: either one
+            ends.append(([line for line in told if line.strip(b" ~^")], process.wait(timeout=30)))
 
     assert ends[0] == ends[1]
     assert -number == ends[1][1]

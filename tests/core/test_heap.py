@@ -38,7 +38,7 @@ def told(program: str, *, address_limit: int | None = None, **environment: str) 
             resource.setrlimit(resource.RLIMIT_AS, (address_limit, address_limit))
 
     ran = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(program)],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", PRELUDE + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=120,

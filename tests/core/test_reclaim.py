@@ -110,6 +110,80 @@ def test_H5_its_signals_are_blocked() -> None:
     )
 
 
+RESTS = """
+    import os, sys, threading, time; from pathlib import Path
+    from freehold.face import process_heap
+    def threads():
+        return sum(Path(f"/proc/self/task/{task}/comm").read_text() == "freehold\\n" for task in os.listdir("/proc/self/task"))
+    def use():
+        blocks = [heap.allocate(5000, 0) for _ in range(300)]
+        for p in blocks: heap.fill(p, 1, 5000)
+        for p in blocks: heap.deallocate(p)
+    def until(done):
+        deadline = time.monotonic() + 20
+        while not done() and time.monotonic() < deadline: time.sleep(0.01)
+        return done()
+"""
+
+
+def test_H6_the_thread_rests_while_it_is_told_to() -> None:
+    """It is gone for the kernel, nothing starts it, and what went idle meanwhile is given back after."""
+    run(
+        RESTS
+        + """
+    process_heap.rest(); use(); assert threads() == 0
+    process_heap.resume(); assert until(lambda: threads() == 1)
+    process_heap.rest(); assert threads() == 0
+    process_heap.rest(); use()
+    process_heap.resume(); use(); assert threads() == 0
+    process_heap.resume(); assert until(lambda: threads() == 1)
+    assert until(lambda: heap.stats()["dirty"] == 0)
+    assert until(heap.reclaim_is_asleep)
+    process_heap.rest(); assert threads() == 0
+    process_heap.resume(); use(); assert until(lambda: heap.stats()["dirty"] == 0)
+    assert heap.check() == 0
+    """
+    )
+
+
+def test_H6_python_forks_find_no_thread_of_the_heap() -> None:
+    """So Python has nothing to warn of, whatever the thread was at; threads that fork at one time, and children, too."""
+    run(
+        RESTS
+        + """
+    import warnings
+    warnings.simplefilter("error")  # since 3.12 Python counts
+    seen = []
+    if sys.version_info < (3, 12):  # before, it does not, and freehold does nothing by itself
+        os.register_at_fork(after_in_parent=lambda: seen.append(threads()))
+        os.register_at_fork(before=process_heap.rest, after_in_parent=process_heap.resume)
+    def fork(times):
+        for _ in range(times):
+            use()
+            pid = os.fork()
+            if pid == 0:
+                use(); os._exit(0 if heap.check() == 0 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    fork(60)
+    assert seen == [0] * (60 if sys.version_info < (3, 12) else 0), seen
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            fork(5); code = any(seen)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    warnings.simplefilter("ignore")  # of the two threads that come now
+    both = [threading.Thread(target=fork, args=(30,)) for _ in range(2)]
+    for t in both: t.start()
+    for t in both: t.join()
+    use()
+    assert until(lambda: heap.stats()["dirty"] == 0 and threads() == 1), (heap.stats(), threads())
+    """
+    )
+
+
 def test_H5_H6_a_forked_child_gives_back_by_itself_too() -> None:
     """Its thread starts again when first needed; the parent is untouched."""
     run(

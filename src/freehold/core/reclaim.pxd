@@ -15,6 +15,7 @@ cdef enum:
     RECLAIM_POKED = 1               # something happened since the last tick
     RECLAIM_QUIET = 2               # nothing did
     RECLAIM_SLEEPING = 3            # nothing is left to do: the thread waits for a poke
+    RECLAIM_PATIENCE = 10000        # looks, 20 us apart at least, at whether the thread has ended; a hundredth in a tick
 
 cdef enum:                          # nanoseconds
     ANSWER_PAUSE = 10_000_000       # between two answers, at least: whoever rings on and on does not get more
@@ -25,6 +26,9 @@ cdef void reclaim_hasten(uint64_t interval_ns) noexcept nogil          # tick at
 cdef void reclaim_start_when(start_hook worth) noexcept nogil         # before it is booted: no thread until this says True
 cdef void reclaim_listen(bell_hook bell, answer_hook answer) noexcept nogil  # before it is booted; both called by the thread, under its lock
 cdef void reclaim_poke() noexcept nogil                               # something may become idle; starts or wakes the thread
+cdef void reclaim_rest() noexcept nogil                               # no thread until as many have called the next one
+cdef void reclaim_resume() noexcept nogil                             # the next poke may start it again
+cdef void reclaim_catch_up() noexcept nogil                           # poke, where there was a thread or a poke meanwhile
 cdef uint64_t reclaim_ticks() noexcept nogil                          # so far, a count
 cdef bint reclaim_is_asleep() noexcept nogil
 cdef void reclaim_fork_lock() noexcept nogil                          # waits for a tick in progress
@@ -50,6 +54,8 @@ cdef extern from *:
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         return error;
     }
+    #define fh_thread_number() ((uint32_t)syscall(SYS_gettid))
+    static int fh_thread_is_gone(uint32_t tid) { return tid == 0 || syscall(SYS_tgkill, getpid(), tid, 0) != 0; }
     /* Wait until one of two words is not what was seen: one of this process, one that others share. Linux 5.16. */
     #ifndef SYS_futex_waitv
     #define SYS_futex_waitv 449
@@ -66,6 +72,8 @@ cdef extern from *:
     enum:
         EINTR
         ETIMEDOUT
+    uint32_t thread_number "fh_thread_number"() noexcept nogil
+    bint thread_is_gone "fh_thread_is_gone"(uint32_t tid) noexcept nogil
     int start_thread "fh_start_thread"(void *(*run)(void *) noexcept nogil) noexcept nogil
     int futex_wait_either "fh_futex_wait_either"(uint32_t *own, uint32_t seen, uint32_t *shared, uint32_t heard, uint64_t until_ns) noexcept nogil
 cdef bint reclaim_has_work() noexcept nogil

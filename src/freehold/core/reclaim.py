@@ -2,7 +2,8 @@
 
 Thread-safety: any thread may poke; one thread ticks. A tick holds the reclaim lock, and gives it up between steps
 where a fork waits for it.
-Invariant: the thread sleeps without a timeout exactly while the word is RECLAIM_SLEEPING, and the first poke wakes it.
+Invariants: the thread sleeps without a timeout exactly while the word is RECLAIM_SLEEPING, and the first poke wakes it;
+it begins while the word is RECLAIM_NEW and nobody has it rest.
 Bell: a word shared with other processes. While it is what it was, nobody asks; one that was changed is answered, in a
 tick or out of one, at most a hundred times a second. Where the kernel can not wait for two words at once (before 5.16),
 every tick answers, and a thread that sleeps does not.
@@ -15,6 +16,7 @@ import cython
 from cython.cimports.freehold.core.machine import (
     EAGAIN,
     NOWHERE,
+    add32_release,
     add64_relaxed,
     exchange32,
     futex_wait,
@@ -33,6 +35,7 @@ from cython.cimports.freehold.core.reclaim import (
     EINTR,
     ETIMEDOUT,
     RECLAIM_NEW,
+    RECLAIM_PATIENCE,
     RECLAIM_POKED,
     RECLAIM_QUIET,
     RECLAIM_SLEEPING,
@@ -42,6 +45,8 @@ from cython.cimports.freehold.core.reclaim import (
     futex_wait_either,
     start_hook,
     start_thread,
+    thread_is_gone,
+    thread_number,
     tick_hook,
 )
 from cython.cimports.freehold.core.sync import (
@@ -57,7 +62,11 @@ from cython.cimports.freehold.core.sync import (
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 reclaim_word = cython.declare(uint32_t)  # one of RECLAIM_…; atomic
-reclaim_pause = cython.declare(uint32_t)  # always 0: what the thread waits on between ticks
+reclaim_pause = cython.declare(uint32_t)  # what the thread waits on between ticks; 1: it is not to wait; atomic
+reclaim_resting = cython.declare(uint32_t)  # how many want no thread just now; atomic
+reclaim_missed = cython.declare(uint32_t)  # 1: there was a thread, or a poke, while it was to rest; atomic
+reclaim_ticking = cython.declare(uint32_t)  # 1: the thread is in a tick, or answers; atomic
+reclaim_tid = cython.declare(uint32_t)  # the thread's number, or the last one's; 0: there was none; atomic
 reclaim_count = cython.declare(uint64_t)  # ticks; atomic, relaxed: statistics only
 the_tick = cython.declare(tick_hook)  # constant after boot
 the_interval_ns = cython.declare(uint64_t)  # 0: nothing is ever given back by itself; atomic
@@ -102,6 +111,9 @@ def reclaim_poke() -> cython.void:
         return
     if word == RECLAIM_NEW and the_start_hook != cython.NULL and not the_start_hook():
         return
+    if word == RECLAIM_NEW and load32_acquire(cython.address(reclaim_resting)):
+        store32_release(cython.address(reclaim_missed), 1)
+        return
     before: uint32_t = exchange32(cython.address(reclaim_word), RECLAIM_POKED)
     if before == RECLAIM_SLEEPING:
         futex_wake(cython.address(reclaim_word), 1)
@@ -114,16 +126,23 @@ def reclaim_has_work() -> cython.bint:
 
 
 def reclaim_run(unused: cython.p_void) -> cython.p_void:
+    store32_release(cython.address(reclaim_tid), thread_number())
     mutex_lock(cython.address(the_reclaim_lock))
     reclaim_look_for_bell()
     mutex_unlock(cython.address(the_reclaim_lock))
     while True:
         interval: uint64_t = load64_relaxed(cython.address(the_interval_ns))
         reclaim_wait(cython.address(reclaim_pause), 0, now_ns() + (interval if interval else UNHURRIED))
+        if load32_acquire(cython.address(reclaim_resting)):
+            store32_release(cython.address(reclaim_missed), 1)
+            store32_release(cython.address(reclaim_word), RECLAIM_NEW)
+            return cython.NULL
         exchange32(cython.address(reclaim_word), RECLAIM_QUIET)
         mutex_lock(cython.address(the_reclaim_lock))
         fork_ticker(cython.address(the_reclaim_lock))
+        store32_release(cython.address(reclaim_ticking), 1)
         more: cython.bint = the_tick(now_ns())
+        store32_release(cython.address(reclaim_ticking), 0)
         fork_ticker(cython.NULL)
         reclaim_look_for_bell()
         mutex_unlock(cython.address(the_reclaim_lock))
@@ -172,10 +191,43 @@ def reclaim_answer() -> cython.void:
     fork_ticker(cython.address(the_reclaim_lock))
     if the_bell != cython.NULL:
         the_bell_heard = load32_acquire(the_bell)
+        store32_release(cython.address(reclaim_ticking), 1)
         the_answer_hook()
+        store32_release(cython.address(reclaim_ticking), 0)
     fork_ticker(cython.NULL)
     mutex_unlock(cython.address(the_reclaim_lock))
     answered_ns = now_ns()
+
+
+def reclaim_rest() -> cython.void:
+    """The thread ends, and is waited for until the kernel has forgotten it; one in a long tick, not for long."""
+    add32_release(cython.address(reclaim_resting), 1)
+    left: uint64_t = RECLAIM_PATIENCE
+    while left > 0:
+        left -= least(left, RECLAIM_PATIENCE // 100 if load32_acquire(cython.address(reclaim_ticking)) else 1)
+        store32_release(cython.address(reclaim_pause), 1)
+        futex_wake(cython.address(reclaim_pause), 1)
+        sleeping: uint32_t = RECLAIM_SLEEPING
+        if swap32_if(cython.address(reclaim_word), cython.address(sleeping), RECLAIM_POKED):
+            futex_wake(cython.address(reclaim_word), 1)
+        if load32_acquire(cython.address(reclaim_word)) == RECLAIM_NEW and thread_is_gone(
+            load32_acquire(cython.address(reclaim_tid))
+        ):
+            break
+        futex_wait(cython.address(reclaim_resting), load32_acquire(cython.address(reclaim_resting)), 20_000)
+
+
+def reclaim_resume() -> cython.void:
+    seen: uint32_t = load32_acquire(cython.address(reclaim_resting))
+    while seen and not swap32_if(cython.address(reclaim_resting), cython.address(seen), seen - 1):
+        pass
+    if seen == 1:
+        store32_release(cython.address(reclaim_pause), 0)
+
+
+def reclaim_catch_up() -> cython.void:
+    if not load32_acquire(cython.address(reclaim_resting)) and exchange32(cython.address(reclaim_missed), 0):
+        reclaim_poke()
 
 
 def reclaim_ticks() -> uint64_t:
@@ -200,4 +252,9 @@ def reclaim_fork_reset() -> cython.void:
     global the_bell
     the_bell = cython.NULL
     mutex_reset(cython.address(the_reclaim_lock))
+    store32_release(cython.address(reclaim_resting), 0)
+    store32_release(cython.address(reclaim_missed), 0)
+    store32_release(cython.address(reclaim_pause), 0)
+    store32_release(cython.address(reclaim_tid), 0)
+    store32_release(cython.address(reclaim_ticking), 0)
     store32_release(cython.address(reclaim_word), RECLAIM_NEW)

@@ -12,3 +12,7 @@ cdef extern from *:
     int M_MMAP_THRESHOLD
     int mallopt(int what, int value) nogil
     bint libc_can_be_told "fh_libc_can_be_told"() nogil
+
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*function)(void *) noexcept, void *argument) noexcept
+cdef int catch_up(void *unused) noexcept                # a pending call

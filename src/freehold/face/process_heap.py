@@ -18,10 +18,12 @@ from cython.cimports.freehold.core.heap import (
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_default
+from cython.cimports.freehold.core.reclaim import reclaim_catch_up, reclaim_rest, reclaim_resume
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.process_heap import (
     M_MMAP_THRESHOLD,
     M_TRIM_THRESHOLD,
+    Py_AddPendingCall,
     libc_can_be_told,
     mallopt,
 )
@@ -84,6 +86,27 @@ def purge() -> int:
     with cython.nogil:
         purged = heap_purge()
     return purged
+
+
+def rest() -> None:
+    """End the thread that gives memory back, until `resume` was called as often."""
+    with cython.nogil:
+        reclaim_rest()
+
+
+def resume() -> None:
+    """Have the thread that gives memory back start again when it is needed.
+
+    Where it was at work, that is before the main thread's next instruction in Python.
+    """
+    reclaim_resume()
+    if Py_AddPendingCall(catch_up, cython.NULL) != 0:
+        reclaim_catch_up()
+
+
+def catch_up(unused: cython.p_void) -> cython.int:
+    reclaim_catch_up()
+    return 0
 
 
 def owns(address: uintptr_t) -> bool:
