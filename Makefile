@@ -16,7 +16,7 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
 # Of these a checked build shows nothing that the release build did not.
-UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_project.py preload/test_programs.py) \
+UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_project.py test_top.py preload/test_programs.py) \
 	$(addprefix --deselect=tests/test_objects.py::,test_F35_a_thousand_installs_and_uninstalls test_F36_all_orders_of_installing_and_tracing)
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
@@ -79,7 +79,7 @@ clean: ## remove what was built; .venv stays
 build/installed: $(SOURCES) $(VENV)/ready | host
 	@mkdir -p build
 	@echo "building freehold"
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -Cbuild-dir=build/wheel '.[demo]' >build/wheel.log 2>&1 \
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -Cbuild-dir=build/wheel '.[demo,top]' >build/wheel.log 2>&1 \
 		|| { cat build/wheel.log; false; }
 	@touch $@
 

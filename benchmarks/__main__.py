@@ -30,6 +30,7 @@ ORDER = [
     "heaps",
     "install",
     "idle",
+    "publishing",
 ]
 
 

@@ -120,6 +120,7 @@ def test_defaults():
         "objects": "no",
         "arrow": True,
         "on_error": "abort",
+        "publish": True,
         "report": False,
     } == values()
 

@@ -305,7 +305,7 @@ def test_report_is_a_table_on_a_terminal():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "freehold: no verb: expected one of run, demo, stats, enable, disable, doctor, config"),
+        ([], "freehold: no verb: expected one of run, demo, stats, top, map, enable, disable, doctor, config"),
         (["rnu"], "freehold: argument VERB: invalid choice: 'rnu' (choose from "),
         (["run"], "freehold run: no program: expected a script, -m module, -c command, or - for standard input"),
         (["run", "--reprot", "x.py"], "freehold run: there is no option '--reprot'; did you mean --report?"),

@@ -177,6 +177,7 @@ OPTIONS = {
             _one_of("abort", "report"),
             "what a bad free does: end the process, or a line on stderr",
         ),
+        Option("publish", "yes", _parse_switch, "whether `freehold top` may look into this process"),
         Option("report", "no", _parse_switch, "whether `freehold run` ends with a report on stderr"),
     )
 }

@@ -95,6 +95,7 @@ class Heap:
         self.secure = secure
         self.on_limit = on_limit
         self._core = _open(bytes_limit, decay_ms, node, HUGE_PAGES[huge_pages], secure)
+        self._core.set_name(self.name.encode("utf-8", "replace"))
         self._handler: Any = None
         self._arrow_pool: Any = None
         if on_limit is not None:

@@ -12,7 +12,7 @@ from freehold import config
 
 __all__ = ["choose", "is_preloaded", "open_heap"]
 
-OF_THE_HEAP = ("decay", "huge_pages", "on_error")
+OF_THE_HEAP = ("decay", "huge_pages", "on_error", "publish")
 # Where one of these is set, somebody has decided how glibc keeps what is free; it stays so.
 SAYS_HOW_LIBC_KEEPS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -54,7 +54,8 @@ def open_heap() -> None:
 
     if _chosen is None:
         _chosen = config.resolve()
-    os.putenv("FREEHOLD_ON_ERROR", _chosen["on_error"].value)  # the core reads it from there
+    os.putenv("FREEHOLD_ON_ERROR", _chosen["on_error"].value)  # the core reads it from there, and the next one too
+    os.putenv("FREEHOLD_PUBLISH", "yes" if _chosen["publish"].value else "no")
     process_heap.configure(_chosen["decay"].value, _chosen["huge_pages"].value != "never")
     process_heap.open()
     if not any(name in os.environ for name in SAYS_HOW_LIBC_KEEPS):

@@ -22,6 +22,8 @@ VERBS = {
     "run": "run a program, unchanged, on the freehold heap",
     "demo": "show reported memory troubles under the default allocator and under freehold",
     "stats": "show what the heaps of this process hold, or those in a report",
+    "top": "look into running processes: what their heaps hold, and how that changes",
+    "map": "draw where the memory of a running process's heaps is",
     "enable": "have every Python of this environment start on the freehold heap",
     "disable": "take back what enable did",
     "doctor": "say what would work here, what would not, and why",

@@ -9,7 +9,7 @@ from freehold import config, startup_file
 
 __all__ = ["add_arguments", "run"]
 
-OPTIONS = ("objects", "arrow", "decay", "huge_pages", "on_error")
+OPTIONS = ("objects", "arrow", "decay", "huge_pages", "on_error", "publish")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from freehold.cli import say
 
 __all__ = ["add_arguments", "run", "split"]
 
-WITH_VALUE = ("-o", "--output", "--objects", "--arrow", "--decay", "--huge-pages", "--on-error")
+WITH_VALUE = ("-o", "--output", "--objects", "--arrow", "--decay", "--huge-pages", "--on-error", "--publish")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decay", metavar="TIME", help=f'{config.OPTIONS["decay"].help}: "500ms", "10s", 0, "never"')
     parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
     parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")
+    parser.add_argument("--publish", metavar="HOW", help=f"{config.OPTIONS['publish'].help}: yes, no")
     parser.epilog = (
         "The options end where the program begins. Children follow, unless under python -I, -E or -S; with --preload, "
         "those that are not Python too."

@@ -3,7 +3,7 @@
 # Any thread, any time. Figures read while other threads work are a moment apart.
 # Law: mapped = active + dirty + muzzy + retained; used = active + dirty + metadata, in each heap.
 # Does not: cost a system call, or a counter that several threads write on a hot path.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from freehold.core.home cimport Heap
 
@@ -37,16 +37,18 @@ cdef enum:                          # laws beyond those of the primary (1 …) a
 cdef void account_read(Heap *h, HeapStats *into) noexcept nogil
 cdef void account_add(HeapStats *sum, const HeapStats *one) noexcept nogil
 cdef void account_add_process(HeapStats *sum) noexcept nogil          # what is known of the process alone
+cdef void account_add_class(Heap *h, uint32_t index, HeapStats *s) noexcept nogil  # one layer, or a part of it, each; like all
+cdef void account_add_extents(Heap *h, HeapStats *s) noexcept nogil                # but account_read without limit, used, mapped.
+cdef void account_add_pool(Heap *h, uint32_t index, HeapStats *s) noexcept nogil
+cdef void account_add_spans(Heap *h, HeapStats *s) noexcept nogil
+cdef void account_take_held(Heap *h, HeapStats *s) noexcept nogil                  # from the small blocks' figures
 cdef void account_settle(Heap *h) noexcept nogil                      # in a forked child: the budget counts what the layers say
 cdef uint64_t account_live(Heap *h, uint64_t *bytes) noexcept nogil   # blocks with callers
 cdef int account_check(Heap *h) noexcept nogil                        # 0, or which law is broken
 
 # inside account
 cdef void account_add_small(Heap *h, HeapStats *s) noexcept nogil
-cdef void account_add_extents(Heap *h, HeapStats *s) noexcept nogil
 cdef void account_add_large(Heap *h, HeapStats *s) noexcept nogil
-cdef void account_add_spans(Heap *h, HeapStats *s) noexcept nogil
-cdef void account_take_held(Heap *h, HeapStats *s) noexcept nogil
 cdef uint64_t account_books(Heap *h, uint64_t *counted) noexcept nogil
 cdef int account_check_layers(Heap *h) noexcept nogil
 cdef int account_check_budget(Heap *h) noexcept nogil

@@ -104,25 +104,29 @@ def account_add_process(sum: cython.pointer[HeapStats]) -> cython.void:
 
 def account_add_small(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
     """The small blocks: each class's counts are read together, classes one after the other."""
-    counts = cython.declare(ClassCounts)
     inside: cython.pointer[Cache] = cache_go_in(h.primary)  # a signal handler must not wait for the locks held here
     i: uint32_t = 0
     while i < h.primary.classes:
-        size: uint64_t = h.primary.region[i].size
-        cache_read_class(h.primary, i, cython.address(counts))
-        made: uint64_t = counts.made * size
-        live: uint64_t = counts.live * size
-        resident: uint64_t = counts.charged_bytes - counts.purged_bytes
-        dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live)) if live else resident
-        s.allocated += live
-        s.blocks += counts.live
-        s.allocations += counts.allocations
-        s.cached += counts.cached * size
-        s.dirty += dirty
-        s.active += resident - dirty
-        s.retained += counts.mapped_bytes - resident
+        account_add_class(h, i, s)
         i += 1
     cache_go_out(inside)
+
+
+def account_add_class(h: cython.pointer[Heap], index: uint32_t, s: cython.pointer[HeapStats]) -> cython.void:
+    counts = cython.declare(ClassCounts)
+    size: uint64_t = h.primary.region[index].size
+    cache_read_class(h.primary, index, cython.address(counts))
+    made: uint64_t = counts.made * size
+    live: uint64_t = counts.live * size
+    resident: uint64_t = counts.charged_bytes - counts.purged_bytes
+    dirty: uint64_t = least(resident, made - live - least(counts.purged_bytes, made - live)) if live else resident
+    s.allocated += live
+    s.blocks += counts.live
+    s.allocations += counts.allocations
+    s.cached += counts.cached * size
+    s.dirty += dirty
+    s.active += resident - dirty
+    s.retained += counts.mapped_bytes - resident
 
 
 def account_add_extents(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
@@ -138,18 +142,22 @@ def account_add_extents(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -
 
 
 def account_add_large(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
-    counts = cython.declare(PoolStats)
     i: uint32_t = 0
     while i < LARGE_POOLS:
-        large_read_stats(h.large, i, cython.address(counts))
-        dirty: uint64_t = counts.touched_bytes + counts.tail_bytes
-        s.allocated += counts.live * counts.size
-        s.active += counts.counted_bytes - dirty
-        s.dirty += dirty
-        s.retained += counts.area_total_bytes - counts.counted_bytes
-        s.blocks += counts.live
-        s.allocations += counts.allocations
+        account_add_pool(h, i, s)
         i += 1
+
+
+def account_add_pool(h: cython.pointer[Heap], index: uint32_t, s: cython.pointer[HeapStats]) -> cython.void:
+    counts = cython.declare(PoolStats)
+    large_read_stats(h.large, index, cython.address(counts))
+    dirty: uint64_t = counts.touched_bytes + counts.tail_bytes
+    s.allocated += counts.live * counts.size
+    s.active += counts.counted_bytes - dirty
+    s.dirty += dirty
+    s.retained += counts.area_total_bytes - counts.counted_bytes
+    s.blocks += counts.live
+    s.allocations += counts.allocations
 
 
 def account_add_spans(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:

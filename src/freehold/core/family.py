@@ -55,6 +55,7 @@ from cython.cimports.freehold.core.machine import (
     round_up,
     store32_release,
 )
+from cython.cimports.freehold.core.publish import publish_hide
 from cython.cimports.freehold.core.reclaim import reclaim_start_when
 from cython.cimports.freehold.core.settings import Settings, settings_read
 from cython.cimports.freehold.core.vm import vm_facts
@@ -215,6 +216,7 @@ def family_open() -> cython.bint:
     wishes = cython.declare(Settings)
     settings_read(cython.address(wishes))
     heap_configure(wishes.decay_ns, wishes.huge_pages)
+    publish_hide(wishes.hides)
     reclaim_start_when(heaps_may_idle)
     error: cython.int = heap_boot()
     if not error:

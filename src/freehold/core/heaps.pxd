@@ -42,6 +42,9 @@ cdef bint heaps_unlink(Heap *h, bint force, uint64_t *blocks, uint64_t *bytes) n
 cdef void heaps_finish(Heap *h) noexcept nogil
 cdef Heap *heaps_visit_next(uint64_t after) noexcept nogil
 cdef void heaps_visit_end(Heap *h) noexcept nogil
+cdef void heaps_publish() noexcept nogil
+cdef uint64_t heaps_publish_each(bint ranges) noexcept nogil
+cdef uint64_t heaps_purge_visiting() noexcept nogil
 cdef bint heaps_tick(uint64_t now) noexcept nogil
 cdef bint heaps_tick_one(Heap *h, uint64_t now) noexcept nogil
 cdef bint heaps_bury(Heap *h) noexcept nogil

@@ -35,6 +35,7 @@ from cython.cimports.freehold.core.home import (
     home_make_all,
     home_open,
     home_purge,
+    home_purge_quietly,
     home_tick,
     home_vacate,
 )
@@ -53,11 +54,25 @@ from cython.cimports.freehold.core.machine import (
     memset,
     most,
     must,
+    now_ns,
     round_up,
     store32_release,
     store64_release,
 )
-from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_poke
+from cython.cimports.freehold.core.publish import (
+    publish_begin,
+    publish_bell,
+    publish_boot,
+    publish_end,
+    publish_forget,
+    publish_heap,
+    publish_is_wanted,
+    publish_note_purge,
+    publish_ranges,
+    publish_takes_map,
+    publish_takes_purge,
+)
+from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_listen, reclaim_poke
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.space import space_lock, space_reset, space_unlock
 from cython.cimports.freehold.core.sync import (
@@ -99,6 +114,9 @@ the_gate = cython.declare(Gate)
 
 def heaps_boot(config: cython.pointer[cython.const[HeapConfig]]) -> cython.int:
     mutex_init(cython.address(the_heaps_lock), RANK_HEAPS)
+    publish_boot()
+    if publish_is_wanted():
+        reclaim_listen(publish_bell, heaps_publish)
     reclaim_boot(heaps_tick, heaps_interval(config.decay_ns))
     h: cython.pointer[Heap] = cython.address(the_default_heap)
     error: cython.int = home_open(h, HEAP_ID, config)
@@ -367,6 +385,49 @@ def heaps_bury(h: cython.pointer[Heap]) -> cython.bint:
     return gone
 
 
+def heaps_publish() -> cython.void:
+    """Give back what is idle if a reader of the page asks for it; then publish every heap."""
+    if publish_takes_purge():
+        publish_note_purge(heaps_purge_visiting())
+    publish_begin()
+    count: uint64_t = heaps_publish_each(False)
+    if publish_takes_map():
+        heaps_publish_each(True)
+    publish_end(count, now_ns())
+
+
+def heaps_publish_each(ranges: cython.bint) -> uint64_t:
+    """A record for each heap, or what ranges it has; return how many heaps there are."""
+    count: uint64_t = 0
+    h: cython.pointer[Heap] = cython.address(the_default_heap)
+    while h != cython.NULL:
+        id: uint64_t = h.id
+        if ranges:
+            publish_ranges(h)
+        else:
+            publish_heap(h)
+        if id != HEAP_ID:
+            heaps_visit_end(h)
+        count += 1
+        fork_pass()
+        h = heaps_visit_next(id)
+    return count
+
+
+def heaps_purge_visiting() -> uint64_t:
+    """What heaps_purge does, for the reclaim thread, which lets forks pass between two heaps."""
+    given_back: uint64_t = home_purge_quietly(cython.address(the_default_heap))
+    fork_pass()
+    h: cython.pointer[Heap] = heaps_visit_next(HEAP_ID)
+    while h != cython.NULL:
+        id: uint64_t = h.id
+        given_back += home_purge_quietly(h)
+        heaps_visit_end(h)
+        fork_pass()
+        h = heaps_visit_next(id)
+    return given_back
+
+
 def heaps_purge() -> uint64_t:
     """Everything idle in all heaps, now. A heap is not closed while somebody is inside the gate."""
     given_back: uint64_t = home_purge(cython.address(the_default_heap))
@@ -414,7 +475,8 @@ def heaps_fork_unlock() -> cython.void:
 
 
 def heaps_fork_reset() -> cython.void:
-    """In the child: the reclaim thread is gone, from where it let the fork pass."""
+    """In the child: the reclaim thread is gone, from where it let the fork pass, and the published page is not ours."""
+    publish_forget()
     h: cython.pointer[Heap] = the_heaps
     while h != cython.NULL:
         if load32_acquire(cython.address(h.visitors)):

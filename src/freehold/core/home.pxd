@@ -16,6 +16,7 @@ cdef enum:
     HEAP_ID = 0                     # of the default heap, in owner words
     HELD_BLOCKS = 256               # a secure heap holds back so many freed blocks at most,
     HELD_BYTES = 0x400000           # and 4 MiB of them
+    HOME_NAME_WORDS = 5             # of a heap's name: so many times eight bytes, with the NUL
 
 cdef enum:                          # huge pages for growing parts of a heap
     HEAP_HUGE_NEVER = 0
@@ -52,6 +53,7 @@ cdef struct Heap:
     uint32_t busy                   # the last tick left something to do; written by the ticker
     uint32_t visitors               # reclaim's, and a futex of who closes; atomic
     uint32_t orphan                 # closed while blocks were live; atomic
+    uint64_t name[HOME_NAME_WORDS]  # text for whoever looks on, empty at first; each word atomic
     Heap *next                      # in the list of heaps; guarded by it
 
 cdef int home_open(Heap *h, uint64_t id, const HeapConfig *config) noexcept nogil       # 0 or the errno
@@ -61,8 +63,10 @@ cdef void *home_serve(Heap *h, LargeThread *t, uint64_t size, uint64_t align, bi
 cdef int home_take_back(Heap *h, LargeThread *t, uint64_t address, uint64_t owner, uint64_t *size) noexcept nogil  # FREE_ reason
 cdef int home_judge(Heap *h, uint64_t address, uint64_t owner, size_t *size) noexcept nogil   # FREE_OK if a live block starts there
 cdef bint home_resize(Heap *h, uint64_t address, uint64_t owner, uint64_t size) noexcept nogil  # in place, or False
+cdef void home_set_name(Heap *h, const char *name) noexcept nogil                       # as much of it as there is room for
 cdef bint home_tick(Heap *h, uint64_t now) noexcept nogil                               # True while something may still become idle
 cdef uint64_t home_purge(Heap *h) noexcept nogil                                        # everything idle, now; bytes
+cdef uint64_t home_purge_quietly(Heap *h) noexcept nogil                                # … by a thread that has no cache and gets none
 cdef int home_make_all(Heap *h) noexcept nogil                                          # every layer, now; 0 or the errno
 cdef Extents *home_extents(Heap *h) noexcept nogil                                            # NULL: not made yet
 cdef Large *home_large(Heap *h) noexcept nogil                                          # NULL: not made yet
@@ -80,4 +84,7 @@ cdef uint64_t home_serve_small(Heap *h, uint64_t size, uint64_t align) noexcept 
 cdef uint64_t home_serve_large(Heap *h, LargeThread *t, uint64_t size, uint64_t align, bint zero) noexcept nogil
 cdef int home_hold(Heap *h, uint64_t address, uint64_t owner, uint64_t *size) noexcept nogil
 cdef bint home_holds(Heap *h, uint64_t address) noexcept nogil
+cdef void home_let_all_go(Heap *h) noexcept nogil
+cdef uint64_t home_purge_small(Heap *h) noexcept nogil
+cdef uint64_t home_purge_rest(Heap *h) noexcept nogil
 cdef void home_let_go(Heap *h, uint64_t blocks, uint64_t bytes) noexcept nogil

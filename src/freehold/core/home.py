@@ -38,6 +38,7 @@ from cython.cimports.freehold.core.home import (
     HEAP_ID,
     HELD_BLOCKS,
     HELD_BYTES,
+    HOME_NAME_WORDS,
     Heap,
     HeapConfig,
     Quarantine,
@@ -66,11 +67,14 @@ from cython.cimports.freehold.core.machine import (
     NOWHERE,
     least,
     load64_acquire,
+    memcpy,
     memset,
     most,
     now_ns,
     round_up,
+    store64_relaxed,
     store64_release,
+    strlen,
 )
 from cython.cimports.freehold.core.primary import (
     Primary,
@@ -118,6 +122,17 @@ def home_open(h: cython.pointer[Heap], id: uint64_t, config: cython.pointer[cyth
     if not home_take_base(h, cython.sizeof(Heap) + cython.sizeof(Primary)):
         return ENOMEM
     return home_open_primary(h)
+
+
+def home_set_name(h: cython.pointer[Heap], name: cython.p_const_char) -> cython.void:
+    """Whoever reads it meanwhile may find parts of two names; the last byte is always 0."""
+    words = cython.declare(uint64_t[HOME_NAME_WORDS])
+    memset(words, 0, HOME_NAME_WORDS * 8)
+    memcpy(words, name, least(strlen(name), HOME_NAME_WORDS * 8 - 1))
+    i: uint32_t = 0
+    while i < HOME_NAME_WORDS:
+        store64_relaxed(cython.address(h.name[i]), words[i])
+        i += 1
 
 
 def home_open_primary(h: cython.pointer[Heap]) -> cython.int:
@@ -461,25 +476,45 @@ def home_tick(h: cython.pointer[Heap], now: uint64_t) -> cython.bint:
 
 def home_purge(h: cython.pointer[Heap]) -> uint64_t:
     """Give back everything idle, now, whatever its age: what the caller's and sleeping threads' caches hold too."""
-    busy: cython.bint = False
-    given_back: uint64_t = 0
-    now: uint64_t = now_ns()
+    home_let_all_go(h)
+    cache_drain(h.primary)
+    inside: cython.pointer[Cache] = cache_go_in(h.primary)  # a signal handler must not wait for the locks held here
+    given_back: uint64_t = home_purge_small(h)
+    cache_go_out(inside)
+    return given_back + home_purge_rest(h)
+
+
+def home_purge_quietly(h: cython.pointer[Heap]) -> uint64_t:
+    """Do the same as a thread that no signal interrupts, and that needs no caches: it gets none by this."""
+    home_let_all_go(h)
+    return home_purge_small(h) + home_purge_rest(h)
+
+
+def home_let_all_go(h: cython.pointer[Heap]) -> cython.void:
     if h.config.secure:
         mutex_lock(cython.address(h.lock))
         home_let_go(h, 0, 0)
         mutex_unlock(cython.address(h.lock))
-    cache_drain(h.primary)
-    inside: cython.pointer[Cache] = cache_go_in(h.primary)  # a signal handler must not wait for the locks held here
+
+
+def home_purge_small(h: cython.pointer[Heap]) -> uint64_t:
+    busy: cython.bint = False
+    given_back: uint64_t = 0
+    now: uint64_t = now_ns()
     cache_drain_idle(h.primary, 0, cython.address(busy))
     i: uint32_t = 0
     while i < h.primary.classes:
         given_back += primary_release(h.primary, i, now, NOWHERE)
         i += 1
-    cache_go_out(inside)
+    return given_back
+
+
+def home_purge_rest(h: cython.pointer[Heap]) -> uint64_t:
+    given_back: uint64_t = 0
     if home_extents(h) != cython.NULL:
         given_back += extents_give_back(h.extents)
     if home_large(h) != cython.NULL:
         idle: uint64_t = large_dirty_bytes(h.large)
-        large_maintain(h.large, now, True)
+        large_maintain(h.large, now_ns(), True)
         given_back += idle - least(idle, large_dirty_bytes(h.large))
     return given_back

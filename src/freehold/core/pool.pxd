@@ -109,12 +109,12 @@ cdef void pool_insert_after(PoolQueue *q, PoolBlock *older, PoolBlock *b) noexce
 cdef void pool_keep(Pool *pool, PoolQueue *own, PoolBlock *older, PoolBlock *b) noexcept nogil
 cdef PoolBlock *pool_older_than(PoolQueue *own, PoolBlock *b) noexcept nogil
 cdef void pool_detach(Pool *pool, PoolBlock *b) noexcept nogil
+cdef uint64_t pool_idle_bytes(PoolBlock *b) noexcept nogil            # of what may be resident, what is nobody's; under the lock
 cdef void pool_read_stats(Pool *pool, PoolStats *into) noexcept nogil  # takes the lock
 cdef int pool_check(Pool *pool, PoolFinding *finding) noexcept nogil  # POOL_SOUND, or the law that is broken
 cdef const char *pool_law(int law) noexcept nogil
 
 # inside pool
-cdef uint64_t pool_idle_bytes(PoolBlock *b) noexcept nogil
 cdef void pool_count(Pool *pool, PoolBlock *b) noexcept nogil
 cdef void pool_uncount(Pool *pool, PoolBlock *b) noexcept nogil
 cdef void pool_list(Pool *pool, PoolQueue *q) noexcept nogil

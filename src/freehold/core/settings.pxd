@@ -9,6 +9,7 @@ cdef struct Settings:
     uint64_t decay_ns               # how long idle memory is kept; NOWHERE: for ever
     bint huge_pages                 # growing parts may use them
     bint reports                    # a bad free is reported, and does not end the process
+    bint hides                      # no page is published
 
 cdef void settings_read(Settings *into) noexcept nogil                # the process's environment; says what is wrong with it on stderr
 
@@ -20,7 +21,8 @@ cdef enum:                          # the options; keep `option_name` in this or
     OPTION_OBJECTS = 3              # of Python alone, like the next two
     OPTION_ARROW = 4
     OPTION_REPORT = 5
-    OPTIONS = 6
+    OPTION_PUBLISH = 6
+    OPTIONS = 7
     OPTION_TEXT = 64                # bytes of a name or a value at most, with the NUL
 cdef extern from *:
     """
@@ -43,6 +45,7 @@ cdef bint settings_take(Settings *s, int option, const char *value) noexcept nog
 cdef void settings_complain(Settings *s, const char *source, int option, const char *value) noexcept nogil
 cdef void settings_from_conf(Settings *s, const char *text, bint says) noexcept nogil
 cdef void settings_from_variables(Settings *s, bint says) noexcept nogil
+cdef bint switch_parse(const char *text, bint *is_on) noexcept nogil
 cdef bint duration_parse(const char *text, uint64_t *ns) noexcept nogil
 cdef double unit_ms(const char *unit) noexcept nogil
 cdef void text_copy(char *into, const char *source, uint64_t n) noexcept nogil

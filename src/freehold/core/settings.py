@@ -14,6 +14,7 @@ from cython.cimports.freehold.core.settings import (
     OPTION_HUGE_PAGES,
     OPTION_OBJECTS,
     OPTION_ON_ERROR,
+    OPTION_PUBLISH,
     OPTION_TEXT,
     OPTIONS,
     Settings,
@@ -32,6 +33,7 @@ def settings_read(into: cython.pointer[Settings]) -> cython.void:
     into.decay_ns = 1_000_000_000
     into.huge_pages = True
     into.reports = False
+    into.hides = False
     says: cython.bint = getenv(b"FREEHOLD_RUN") == cython.NULL
     numpy_says: cython.p_char = getenv(b"NUMPY_MADVISE_HUGEPAGE")
     if numpy_says != cython.NULL and strcmp(numpy_says, b"0") == 0:
@@ -112,6 +114,11 @@ def settings_take(s: cython.pointer[Settings], option: cython.int, value: cython
         if strcmp(value, b"abort") != 0 and strcmp(value, b"report") != 0:
             return False
         s.reports = strcmp(value, b"report") == 0
+    elif option == OPTION_PUBLISH:
+        is_on: cython.bint = True
+        if not switch_parse(value, cython.address(is_on)):
+            return False
+        s.hides = not is_on
     return True
 
 
@@ -125,6 +132,8 @@ def settings_complain(
         expected = b"is not known: expected 'auto' or 'never'"
     elif option == OPTION_ON_ERROR:
         expected = b"is not known: expected 'abort' or 'report'"
+    elif option == OPTION_PUBLISH:
+        expected = b"is not a switch: expected yes or no"
     tell(b"freehold: %s: %s='%.64s' %s; it stays as it was\n", source, option_name(option), value, expected)
 
 
@@ -142,6 +151,8 @@ def option_name(option: cython.int) -> cython.p_const_char:
         return b"objects"
     if option == OPTION_ARROW:
         return b"arrow"
+    if option == OPTION_PUBLISH:
+        return b"publish"
     return b"report"
 
 
@@ -189,6 +200,30 @@ def edit_distance(a: cython.p_const_char, b: cython.p_const_char) -> uint32_t:
 
 
 # ---- values ----
+
+
+def switch_parse(text: cython.p_const_char, is_on: cython.pointer[cython.bint]) -> cython.bint:
+    """1, yes, true, on, or 0, no, false, off, in any case, or nothing at all; False if it is none of them."""
+    lower = cython.declare(cython.char[OPTION_TEXT])
+    text_copy(lower, text, strlen(text))
+    i: uint64_t = 0
+    while lower[i]:
+        lower[i] = cython.cast(cython.char, tolower(lower[i]))
+        i += 1
+    is_on[0] = (
+        strcmp(lower, b"1") == 0
+        or strcmp(lower, b"yes") == 0
+        or strcmp(lower, b"true") == 0
+        or strcmp(lower, b"on") == 0
+    )
+    is_off: cython.bint = (
+        strcmp(lower, b"0") == 0
+        or strcmp(lower, b"no") == 0
+        or strcmp(lower, b"false") == 0
+        or strcmp(lower, b"off") == 0
+        or lower[0] == 0
+    )
+    return is_on[0] or is_off
 
 
 def duration_parse(text: cython.p_const_char, ns: cython.pointer[uint64_t]) -> cython.bint:

@@ -35,7 +35,7 @@ from cython.cimports.freehold.core.heap import (
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_close, heaps_open
-from cython.cimports.freehold.core.home import HeapConfig
+from cython.cimports.freehold.core.home import HeapConfig, home_set_name
 from cython.cimports.freehold.core.vm import vm_bind, vm_facts, vm_map, vm_populate, vm_unmap_metadata
 from cython.cimports.freehold.face.heap_face import NUMPY_SET_HANDLER, Context, SetHandler
 from cython.cimports.freehold.face.numpy_handler import (
@@ -128,6 +128,10 @@ class Core:
     @property
     def closed(self) -> bool:
         return self._context.heap == cython.NULL
+
+    def set_name(self, name: bytes) -> None:
+        """Say what others who look at this process's heaps see it called."""
+        home_set_name(self._context.heap, name)
 
     def ask(self, callback) -> None:
         """Have `callback(asked)` asked before a request is refused: true: try again."""

@@ -1,0 +1,173 @@
+"""`freehold map`: where a process's heap memory is, as a picture: a cell for each so many bytes of addresses.
+
+Thread-safety: functions of their arguments.
+Invariant: the table under the picture is what `freehold stats` says, to the byte, and the ranges drawn add up to it
+where the process stood still; where they do not, the picture says by how much.
+Does not know where inside a range which state is: a cell is filled in proportion.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, NamedTuple
+
+from freehold.view.top_text import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from freehold.published import Layer, Range, Snapshot
+
+__all__ = ["as_html", "as_svg", "cell_bytes"]
+
+COLOURS = {"active": "#2f6db3", "idle": "#e08e2b", "retained": "#d9dee4"}
+CELLS = 3000  # at most, over all ranges
+COLUMNS = 80
+SIDE, GAP = 9, 1  # of a cell
+LEFT, TOP, LINE = 16, 24, 18
+WIDTH = 2 * LEFT + COLUMNS * (SIDE + GAP)
+TABLE = (("", 0), ("live", 250), ("active", 350), ("idle", 450), ("retained", 550), ("mapped", 650))
+
+
+class Group(NamedTuple):
+    """What is drawn together: the ranges of one layer of one heap, by address."""
+
+    title: str
+    ranges: list[Range]
+
+
+def groups(seen: Snapshot) -> list[Group]:
+    """Return the ranges by heap and layer, in the order of the heaps; those whose place is not told are left out."""
+    found = []
+    for heap in seen.heaps:
+        for layer in heap.layers:
+            mine = [r for r in seen.ranges if (r.heap, r.layer) == (heap.id, layer) and r.address]
+            if mine:
+                title = f"{heap.name}: {layer}, {size(sum(r.size for r in mine))} of addresses"
+                found.append(Group(title, sorted(mine, key=lambda r: r.address)))
+    return found
+
+
+def cell_bytes(seen: Snapshot) -> int:
+    """Return how many bytes of addresses a cell stands for: a power of two from 64 KiB on."""
+    cell = 1 << 16
+    while sum(-(-r.size // cell) for r in seen.ranges if r.address) > CELLS and cell < 1 << 62:
+        cell *= 2
+    return cell
+
+
+def cells(r: Range, cell: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield each cell of a range: its address, and the share of each state in it."""
+    shares = {"active": r.active / r.size, "idle": (r.dirty + r.muzzy) / r.size, "retained": r.retained / r.size}
+    for i in range(-(-r.size // cell)):
+        yield r.address + i * cell, shares
+
+
+def _cell(x: int, y: int, address: int, shares: dict[str, float]) -> str:
+    """Return a cell, filled from below: active, idle, retained."""
+    parts, at = [], float(y + SIDE)
+    for state, share in shares.items():
+        if share > 0:
+            at -= SIDE * share
+            parts.append(
+                f'<rect x="{x}" y="{at:.2f}" width="{SIDE}" height="{SIDE * share:.2f}" fill="{COLOURS[state]}"/>'
+            )
+    told = ", ".join(f"{state} {100 * share:.0f} %" for state, share in shares.items() if share > 0)
+    return f"<g><title>{address:#x}: {told}</title>{''.join(parts)}</g>"
+
+
+def _text(x: int, y: int, text: str, more: str = "") -> str:
+    return f'<text x="{x}" y="{y}"{more}>{escape(text)}</text>'
+
+
+def as_svg(seen: Snapshot, command: str, when: str) -> str:
+    """Return the picture of *seen* as an SVG document."""
+    cell = cell_bytes(seen)
+    out, y = _head(seen, command, when, cell)
+    for group in groups(seen):
+        y += LINE
+        out.append(_text(LEFT, y, group.title, ' class="title"'))
+        y += 6
+        column = 0
+        for r in group.ranges:
+            for address, shares in cells(r, cell):
+                if column == COLUMNS:
+                    column, y = 0, y + SIDE + GAP
+                out.append(_cell(LEFT + column * (SIDE + GAP), y, address, shares))
+                column += 1
+        y += SIDE + GAP + 6
+    table, y = _table(seen, y + LINE)
+    out += table
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#222}.title{font-weight:600}.small{font-size:11px;fill:#555}"
+        ".number{text-anchor:end;font-variant-numeric:tabular-nums}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + LINE}" width="{WIDTH}" height="{y + LINE}">'
+        f'<style>{style}</style><rect width="100%" height="100%" fill="#ffffff"/>{"".join(out)}</svg>'
+    )
+
+
+def _head(seen: Snapshot, command: str, when: str, cell: int) -> tuple[list[str], int]:
+    """Return whose memory it is, the legend and the scale, and how far down they reach."""
+    out = [
+        _text(LEFT, TOP, f"process {seen.pid}: {command}"[:110], ' class="title"'),
+        _text(
+            LEFT,
+            TOP + LINE,
+            f"{when}; a cell is {size(cell)} of addresses or what is left of a range",
+            ' class="small"',
+        ),
+    ]
+    x, y = LEFT, TOP + 2 * LINE
+    for state, meaning in (
+        ("active", "holds live blocks"), ("idle", "nobody's, resident"), ("retained", "addresses alone"),
+    ):  # fmt: skip
+        out.append(f'<rect x="{x}" y="{y - 9}" width="{SIDE}" height="{SIDE}" fill="{COLOURS[state]}"/>')
+        out.append(_text(x + SIDE + 5, y, f"{state}: {meaning}", ' class="small"'))
+        x += 200
+    return out, y + 6
+
+
+def _table(seen: Snapshot, y: int) -> tuple[list[str], int]:
+    """Return the figures of each heap and their sum, and how far down they reach."""
+    total = seen.total()
+    rows = [(heap.name, heap.total()) for heap in seen.heaps] + [("all", total)]
+    out = [_text(LEFT + x, y, name, ' class="title number"' if x else "") for name, x in TABLE]
+    for name, layer in rows:
+        y += LINE
+        out.append(_text(LEFT, y, name, ' class="title"' if name == "all" else ""))
+        out += [
+            _text(LEFT + x, y, text, ' class="number"') for text, (_, x) in zip(_sizes(layer), TABLE[1:], strict=True)
+        ]
+    for line in _remarks(seen, total):
+        y += LINE
+        out.append(_text(LEFT, y, line, ' class="small"'))
+    return out, y
+
+
+def _sizes(layer: Layer) -> Sequence[str]:
+    idle = layer.dirty + layer.muzzy
+    return [size(n) for n in (layer.allocated, layer.active, idle, layer.retained, layer.mapped)]
+
+
+def _remarks(seen: Snapshot, total: Layer) -> Iterator[str]:
+    """Yield what the picture can not show."""
+    unplaced = sum(r.size for r in seen.ranges if not r.address)
+    if unplaced:
+        yield f"not drawn: {size(unplaced)} in whole blocks for single requests, whose places are not told"
+    difference = abs(total.mapped - sum(r.size for r in seen.ranges))
+    if difference:
+        yield f"the process was at work: drawn and counted differ by {size(difference)}"
+    if seen.ranges_left_out:
+        yield f"{seen.ranges_left_out} ranges found no room"
+
+
+def as_html(seen: Snapshot, command: str, when: str) -> str:
+    """Return the picture as a page of its own."""
+    title = escape(f"heap of process {seen.pid}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width"><style>body{margin:0;background:#fff}svg{max-width:100%;'
+        f"height:auto}}</style><body>{as_svg(seen, command, when)}</body></html>\n"
+    )
