@@ -57,7 +57,7 @@ def test_R6_a_storm_of_waves_forgets_and_remembers_rightly() -> None:
     assert seen["waves"] > 0
 
 
-def test_F6_R11_a_raced_double_free_is_told_at_the_flush() -> None:
+def test_F6_R11_a_raced_double_free_is_told_before_the_block_has_two_owners() -> None:
     """Two threads free the same 200,000 blocks: each is freed once and told once, and none has two owners."""
     seen = figures("race", 40, 5000, FREEHOLD_ON_ERROR="report")
 

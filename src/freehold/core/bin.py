@@ -23,7 +23,6 @@ from cython.cimports.freehold.core.bin import (
 )
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, fault_bad_free
 from cython.cimports.freehold.core.machine import (
-    NOWHERE,
     least,
     load8_relaxed,
     load64_acquire,
@@ -190,8 +189,9 @@ def bin_give(c: cython.pointer[Cache], index: uint32_t, n: uint64_t, aged: cytho
         return
     b: cython.pointer[Bin] = cython.address(c.bin[index])
     twice: uint64_t = primary_give(cython.address(c.primary.region[index]), b.slots, n, aged)
-    if twice != NOWHERE:
-        fault_bad_free(FREE_DOUBLE, b.base + twice * b.size, b.size)
+    while twice > 0:
+        twice -= 1
+        fault_bad_free(FREE_DOUBLE, b.base + b.slots[twice] * b.size, b.size)
     left: uint64_t = bin_count(b.word) - n
     memmove(b.slots, b.slots + n, left * 4)
     store64_relaxed(cython.address(b.word), b.word - n)

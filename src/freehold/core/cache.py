@@ -46,6 +46,7 @@ from cython.cimports.freehold.core.primary import (
     primary_region_of,
     primary_retract,
     primary_take_locked,
+    region_unlock,
 )
 from cython.cimports.freehold.core.sync import mutex_lock, mutex_try, mutex_unlock
 from cython.cimports.libc.stdint import uint32_t, uint64_t
@@ -179,7 +180,7 @@ def cache_take_apart(p: cython.pointer[Primary], r: cython.pointer[Region]) -> u
     if got:
         store8_relaxed(cython.address(r.states[number]), BLOCK_LIVE)
         add64_relaxed(cython.address(r.ended_allocations), 1)
-    mutex_unlock(cython.address(r.lock))
+    region_unlock(r)
     return r.base + cython.cast(uint64_t, number) * r.size if got else 0
 
 

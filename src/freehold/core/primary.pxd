@@ -62,6 +62,7 @@ cdef struct Region:
     uint64_t made                   # blocks made so far; read without the lock by anyone
     uint64_t top                    # entries in the free array
     uint64_t bottom                 # the lowest of them are being sorted by the releaser, and are nobody else's
+    uint64_t raced                  # 1 + a number that was found in the free array twice, to be told of; 0: none
     uint64_t purged_pages           # all of them below `charged`
     uint64_t charged                # bytes from block 0 that the budget counts, but for purged pages
     uint64_t books                  # bytes of array, states, bits and metadata that the budget counts
@@ -121,8 +122,9 @@ cdef int primary_open(const PrimaryConfig *config, Primary **into) noexcept nogi
 cdef void primary_close(Primary *p) noexcept nogil                                  # whatever is live; no caches left
 cdef uint64_t primary_take(Region *r, Primary *p, uint32_t *into, uint64_t n) noexcept nogil  # up to n blocks, as BLOCK_CACHED
 cdef uint64_t primary_take_locked(Region *r, Primary *p, uint32_t *into, uint64_t n) noexcept nogil  # the caller holds the region's lock
+cdef void region_unlock(Region *r) noexcept nogil                                   # after primary_take_locked: tells what it found
 cdef void primary_vacate(Primary *p) noexcept nogil                                 # gives all memory back and keeps every state: what is live reads 0
-cdef uint64_t primary_give(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # cached blocks back; NOWHERE, or one that was not cached
+cdef uint64_t primary_give(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # cached blocks back; how many, first in `numbers` now, were not
 cdef uint64_t primary_give_locked(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # the caller holds the region's lock
 cdef int primary_judge(Primary *p, uint64_t address, uint64_t *size_class) noexcept nogil     # FREE_OK if it is a live block's start
 cdef bint primary_retract(Primary *p, uint64_t address) noexcept nogil              # live → cached, for one of those who race to free it

@@ -14,7 +14,14 @@ the states too.
 import cython
 from cython.cimports.freehold.core.bits import bits_clear, bits_count, bits_next_set, bits_set
 from cython.cimports.freehold.core.budget import budget_give, budget_open, budget_take, budget_take_books
-from cython.cimports.freehold.core.fault import FREE_DOUBLE, FREE_FOREIGN, FREE_INTERIOR, FREE_NEVER, FREE_OK
+from cython.cimports.freehold.core.fault import (
+    FREE_DOUBLE,
+    FREE_FOREIGN,
+    FREE_INTERIOR,
+    FREE_NEVER,
+    FREE_OK,
+    fault_bad_free,
+)
 from cython.cimports.freehold.core.idle import idle_add, idle_fell
 from cython.cimports.freehold.core.machine import (
     ENOMEM,
@@ -366,7 +373,7 @@ def primary_take(
         mutex_lock(cython.address(r.lock))
         got: uint64_t = primary_take_locked(r, p, into, n)
         settled: cython.bint = r.bottom == 0
-        mutex_unlock(cython.address(r.lock))
+        region_unlock(r)
         if got or settled:
             return got
         futex_wait(
@@ -383,14 +390,19 @@ def primary_take_locked(
     states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
     top: cython.pointer[uint32_t] = r.free + r.top
     got: uint64_t = 0
+    raced: cython.bint = False
     while got < wanted:  # the array's top goes out first: it becomes the end of `into`
         number: uint32_t = (top - got - 1)[0]
+        raced = load8_relaxed(states + number) != BLOCK_FREE  # it was here twice
+        if cython.unlikely(raced):
+            r.raced = number + 1
+            break
         if r.purged_pages and not region_unpurge(p, r, number, 1):
             break
         got += 1
         into[wanted - got] = number
         store8_relaxed(states + number, BLOCK_CACHED)
-    r.top -= got
+    r.top -= got + raced
     if got < wanted:
         memmove(into, into + (wanted - got), got * 4)
     idle_fell(cython.address(r.idle), r.top - r.bottom)
@@ -401,6 +413,18 @@ def primary_take_locked(
     if got == 0 and n > 1:
         got = region_take_fresh(p, r, into, 1)
     return got
+
+
+def region_unlock(r: cython.pointer[Region]) -> cython.void:
+    """Let go of the lock, and tell of a block that was found in the array twice.
+
+    Two threads freed it at one time, and one saw it live while the other gave it back already: both were believed.
+    """
+    raced: uint64_t = r.raced
+    r.raced = 0
+    mutex_unlock(cython.address(r.lock))
+    if cython.unlikely(raced != 0):
+        fault_bad_free(FREE_DOUBLE, r.base + (raced - 1) * r.size, r.size)
 
 
 def region_take_fresh(
@@ -457,7 +481,8 @@ def primary_give(
 ) -> uint64_t:
     """Put cached blocks into the free array: there is room for every block ever made, so this never fails.
 
-    A block that is not in the state it must be in was freed twice by two threads at once; it is left out and returned.
+    Blocks that are not in the state they must be in were freed twice by two threads at once: they are left out, and
+    returned, as how many of the first numbers they are now.
     """
     mutex_lock(cython.address(r.lock))
     twice: uint64_t = primary_give_locked(r, numbers, n, aged)
@@ -468,7 +493,7 @@ def primary_give(
 def primary_give_locked(
     r: cython.pointer[Region], numbers: cython.pointer[uint32_t], n: uint64_t, aged: cython.bint
 ) -> uint64_t:
-    twice: uint64_t = NOWHERE
+    twice: uint64_t = 0
     top: cython.pointer[uint32_t] = r.free + r.top
     states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
     given: uint64_t = 0
@@ -480,7 +505,8 @@ def primary_give_locked(
             top[given] = number
             given += 1
         else:
-            twice = number
+            numbers[twice] = number
+            twice += 1
         i += 1
     r.top += given
     r.freed_bytes += given * r.size

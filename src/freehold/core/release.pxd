@@ -18,6 +18,7 @@ cdef uint64_t region_purge_slice(Primary *p, Region *r, uint64_t page, uint64_t 
 cdef void region_advise(Primary *p, Region *r) noexcept nogil
 cdef void region_sort(Primary *p, Region *r) noexcept nogil
 cdef bint region_sort_aside(Primary *p, Region *r, uint64_t *present, uint64_t aside, uint64_t made) noexcept nogil
+cdef void region_close_gap(Region *r, uint64_t at, uint64_t aside) noexcept nogil
 cdef bint region_forget(Primary *p, Region *r, uint64_t cut, uint64_t made, uint64_t aside, uint64_t kept) noexcept nogil
 cdef void region_purge_beyond(Primary *p, Region *r, Grown *g, uint64_t used, uint64_t unit, bint states) noexcept nogil
 cdef void region_purge_bits(Primary *p, Region *r) noexcept nogil

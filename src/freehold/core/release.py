@@ -17,6 +17,7 @@ from cython.cimports.freehold.core.bits import (
     bits_set,
 )
 from cython.cimports.freehold.core.budget import budget_give, budget_give_books
+from cython.cimports.freehold.core.fault import FREE_DOUBLE, fault_bad_free
 from cython.cimports.freehold.core.idle import idle_tick
 from cython.cimports.freehold.core.machine import (
     NOWHERE,
@@ -24,6 +25,7 @@ from cython.cimports.freehold.core.machine import (
     least,
     load64_relaxed,
     mask,
+    memmove,
     most,
     round_down,
     round_up,
@@ -228,9 +230,13 @@ def region_sort_aside(
     aside: uint64_t,
     made: uint64_t,
 ) -> cython.bint:
-    """Sort the entries below `aside`; True if that ended in forgetting some, and in giving the entries free."""
+    """Sort the entries below `aside`; True if that ended in some being gone, and in giving the entries free."""
     i: uint64_t = 0
+    raced: uint64_t = 0
     while i < aside:
+        if cython.unlikely(bits_get(present, r.free[i])):  # see region_unlock
+            fault_bad_free(FREE_DOUBLE, r.base + r.free[i] * r.size, r.size)
+            raced += 1
         bits_set(present, r.free[i], 1)
         i += 1
     cut: uint64_t = made
@@ -241,8 +247,20 @@ def region_sort_aside(
     kept: uint64_t = region_emit(p, r, present, cut, True, 0)
     kept = region_emit(p, r, present, cut, False, kept)
     at: uint64_t = region_emit(p, r, present, made, False, kept)
-    should(at == aside, b"sorting keeps every free block")
+    should(at + raced == aside, b"sorting keeps every free block")
+    if raced:
+        region_close_gap(r, at, aside)
+        return True
     return cut < made and region_forget(p, r, cut, made, aside, kept)
+
+
+def region_close_gap(r: cython.pointer[Region], at: uint64_t, aside: uint64_t) -> cython.void:
+    """The entries from `at` to `aside` are none any more; give those below free."""
+    mutex_lock(cython.address(r.lock))
+    memmove(r.free + at, r.free + aside, (r.top - aside) * 4)
+    r.top -= aside - at
+    r.bottom = 0
+    mutex_unlock(cython.address(r.lock))
 
 
 def region_forget(
