@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
+from freehold.face import process_heap
 from freehold.face.vm_face import DEBUG
 
 # The same examples each time, so that a failure is the change's; HYPOTHESIS_PROFILE=default looks for new ones.
@@ -37,6 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Have nothing but the test take and give back addresses: what earlier ones dropped is gone, and the thread rests."""
+    gc.collect()
+    process_heap.rest()
+    yield
+    process_heap.resume()
 
 
 @pytest.fixture

@@ -91,9 +91,8 @@ def __getattr__(name: str) -> Any:
             return "0+unknown"
     if name not in __all__:
         raise AttributeError(f"module 'freehold' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module("freehold." + _ELSEWHERE.get(name, "errors")), name)
+    # Not by importlib: while another thread imports that for the first time, its parts may be found half made.
+    value = getattr(__import__("freehold." + _ELSEWHERE.get(name, "errors"), fromlist=[name]), name)
     globals()[name] = value
     return value
 

@@ -22,6 +22,8 @@ from freehold.face.arenas_face import ArenaBlock, Arenas, HugeReserve
 from freehold.face.space_face import Space
 from freehold.face.vm_face import Vm, fail
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 MIB = 1 << 20
 BLOCK = 4 * MIB
 GIB = 1 << 30

@@ -30,8 +30,11 @@ PAGE = Vm().facts()["page_size"]
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
 @pytest.fixture
-def space() -> Iterator[Space]:
+def space(quiet: None) -> Iterator[Space]:
     """The space; the test must leave as many blocks taken as it found."""
     space = Space()
     before = space.stats()
