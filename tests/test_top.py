@@ -241,7 +241,7 @@ def test_keys_lead_into_a_process_and_back(one: Child) -> None:
         assert [*LAYERS, "all", "books"] == [row[0] for row in cells(app, "#layers")]
         await until(pilot, lambda: len(app.screen.query_one("#resident", Sparkline).data or ()) > 2)
         await pilot.press("escape")
-        assert isinstance(app.screen, ListScreen)
+        await until(pilot, lambda: isinstance(app.screen, ListScreen))
 
     live(step)
 
@@ -304,8 +304,7 @@ def test_a_process_that_ends_is_shown_as_it_was_last(one: Child) -> None:
         await until(pilot, lambda: "has ended" in text_of(app, "#state"))
         assert last == cells(app, "#layers")
         await pilot.press("p", "escape")
-        await until(pilot, lambda: text_of(app, "#state"))
-        assert str(one.pid) not in pids(app)
+        await until(pilot, lambda: isinstance(app.screen, ListScreen) and str(one.pid) not in pids(app))
 
     live(step, pid=one.pid)
 
