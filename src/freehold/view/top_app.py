@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
@@ -86,7 +87,8 @@ class Looking(Screen[None]):
 
     def _look_soon(self) -> None:
         if not self._busy.locked() and self.is_current:
-            self.run_worker(self.look(), exit_on_error=True)
+            # The function, not its coroutine: once the app ends, nobody would await that.
+            self.run_worker(self.look, exit_on_error=True)  # type: ignore[arg-type]
 
     async def look(self) -> None:
         """Ask, in a thread, and show what there is."""
@@ -127,7 +129,7 @@ class Looking(Screen[None]):
         """Have the process give everything idle back."""
         watch = self.watch_to_purge()
         if watch is not None:
-            self.run_worker(self._purge(watch))
+            self.run_worker(partial(self._purge, watch))  # type: ignore[arg-type]
 
     async def _purge(self, watch: Watch) -> None:
         async with self._busy:
