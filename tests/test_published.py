@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -9,6 +10,7 @@ import platform
 import re
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import pytest
 from freehold import published
 from freehold.face.vm_face import Vm
 from freehold.published import NotPublished, Page
+from freehold.view.watch import Watches
 from watched import START, Child, children, descriptors, page_of, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -545,3 +548,16 @@ def test_futexes_are_called_by_their_number() -> None:
     word = ctypes.c_uint32(0)
 
     assert 0 == published._libc.syscall(published.SYS_FUTEX, ctypes.byref(word), published.FUTEX_WAKE, 1, None, None, 0)
+
+
+def test_a_page_that_is_being_made_is_none_yet() -> None:
+    """Its file is there before it has a size: who looks at that moment goes on."""
+    program = "import os; os.memfd_create('freehold.page'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
+        maker.stdout.readline()
+
+        with pytest.raises(NotPublished, match="being made"):
+            published.find(maker.pid)
+        with contextlib.closing(Watches()) as watches:  # what `freehold top` lists
+            assert maker.pid not in [sample.pid for sample in watches.look()]
+        maker.communicate(b"\n")

@@ -316,11 +316,10 @@ def test_it_is_drawn_in_any_size(one: Child, size: tuple[int, int]) -> None:
     async def step(pilot: Pilot, app: TopApp) -> None:
         await until(pilot, lambda: cells(app, "#layers"))
         await pilot.resize_terminal(*size)
-        await pilot.pause()
-        drawn = app.export_screenshot()
-        assert str(one.pid) in drawn
-        for name in ("heaps", "layers"):
-            assert size[0] < 80 or app.screen.query_one(f"#{name}", DataTable).virtual_size.width <= size[0]
+        await until(pilot, lambda: app.size == size and str(one.pid) in app.export_screenshot())
+        for name in ("heaps", "layers") if size[0] >= 80 else ():
+            table = app.screen.query_one(f"#{name}", DataTable)
+            await until(pilot, lambda: 0 < table.virtual_size.width <= size[0])  # noqa: B023
 
     live(step, pid=one.pid)
 
@@ -345,7 +344,7 @@ def test_nothing_is_told_by_colour_alone(one: Child, monkeypatch: pytest.MonkeyP
     async def step(pilot: Pilot, app: TopApp) -> None:
         await until(pilot, lambda: cells(app, "#layers"))
         assert app.no_color
-        assert "default" in app.export_screenshot()
+        await until(pilot, lambda: "default" in app.export_screenshot())
 
     live(step, pid=one.pid)
 
@@ -362,7 +361,6 @@ def test_the_quit_key_ends_it(one: Child) -> None:
     async def step(pilot: Pilot, app: TopApp) -> None:
         await until(pilot, lambda: cells(app, "#layers"))
         await pilot.press("q")
-        await pilot.pause()
-        assert not app.is_running
+        await until(pilot, lambda: not app.is_running)
 
     live(step, pid=one.pid)

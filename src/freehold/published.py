@@ -242,8 +242,11 @@ class Page:
         self._path = f"/proc/{pid}/fd/{descriptor}"
         file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._inode = os.fstat(file).st_ino
-            self._map = mmap.mmap(file, os.fstat(file).st_size)
+            facts = os.fstat(file)
+            if facts.st_size < HEAD.size:
+                raise NotPublished(f"the page of process {pid} is being made")
+            self._inode = facts.st_ino
+            self._map = mmap.mmap(file, facts.st_size)
         finally:
             os.close(file)
         magic, version, size, *_ = HEAD.unpack_from(self._map)
