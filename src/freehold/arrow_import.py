@@ -17,7 +17,7 @@ import sys
 from _thread import RLock
 from os import environ
 
-from freehold.when_imported import Finder, imported
+from freehold.when_imported import Finder, imported, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,13 +142,4 @@ def _take(module: ModuleType, prepare: Callable[[], None]) -> None:
             _problem = "" if arrow_pool.prove(module) else ANOTHER
     except Exception as problem:
         _problem = f"{STAYS}: {problem}"
-        _log(_problem)
-
-
-def _log(problem: str) -> None:
-    try:
-        import logging
-
-        logging.getLogger("freehold").info("Arrow: %s", problem)
-    except Exception:  # whoever imports pyarrow is not to suffer from a log that can not be written
-        return
+        log("info", f"Arrow: {_problem}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from freehold.when_imported import Finder, imported
+from freehold.when_imported import Finder, imported, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,13 +87,4 @@ def _take(module: ModuleType, prepare: Callable[[], None]) -> None:
     except Exception as problem:
         _problem = f"{type(problem).__name__}: {problem}"
     if _problem:
-        _log(_problem)
-
-
-def _log(problem: str) -> None:
-    try:
-        import logging
-
-        logging.getLogger("freehold").warning("NumPy: %s", problem)
-    except Exception:  # whoever imports NumPy is not to suffer from a log that can not be written
-        return
+        log("warning", f"NumPy: {_problem}")

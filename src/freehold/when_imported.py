@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["Finder", "imported"]
+__all__ = ["Finder", "imported", "log"]
 
 
 class Finder:
@@ -74,3 +74,13 @@ def imported(name: str) -> ModuleType | None:
     while getattr(module.__spec__, "_initializing", False) and monotonic() < deadline:
         sleep(0.001)
     return sys.modules.get(name)
+
+
+def log(level: str, text: str) -> None:
+    """Tell Python's logging, as `freehold`; *level* is the name of a logger's method."""
+    try:
+        import logging
+
+        getattr(logging.getLogger("freehold"), level)(text)
+    except Exception:  # whoever imports a module is not to suffer from a log that can not be written
+        return
