@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RANKS = [
     "install",
     "reclaim",
+    "profile",
     "heaps",
     "heap",
     "large refill",
@@ -26,6 +27,7 @@ RANKS = [
     "region",
     "arena",
     "space",
+    "samples",
     "leaf",
 ]
 SIGABRT = -6

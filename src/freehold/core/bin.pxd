@@ -15,7 +15,6 @@ cdef enum:
     CACHE_SLOTS_LEAST = 4           # … at least for 4,
     CACHE_SLOTS_MOST = 4096         # and at most for 4,096
     CACHE_SLOTS_APART = 80          # … and so many more: a block stands there that is passed straight on; see cache_describe
-    BIN_SHUT = 0xFFFF               # a floor that no count is above
     BIN_BITS = 6                    # log2 of a bin's bytes
     BINS_MASK = 0xFC0               # the bits of a bin's offset among all
     CACHE_FIRST_BYTES = 0x4000      # a bin first holds so much; one that is only filled, or only emptied, no more …
@@ -27,12 +26,11 @@ cdef struct Bin:                    # one cache line: all that a hit reads
     uint64_t base                   # copies of what the region says, constant
     uint8_t *states
     uint64_t multiplier
-    uint64_t size
     uint64_t made                   # the region's `made` when the owner last looked: lower numbers have a state to read
-    uint16_t floor                  # a hit takes a block while the count is above this: 0, or BIN_SHUT; see "claiming"
-    uint16_t ceiling                # … and puts one back while it is below this: `most`, or 0
+    uint64_t until                  # a hit takes a block while the word is below this: `due`, or 0; see "claiming"
+    uint32_t size
+    uint16_t ceiling                # … and puts one back while the count is below this: `most`, or 0
     uint16_t most                   # blocks at most; 0: empty and idle, the next use takes the slow path
-    uint16_t room                   # slots
 
 cdef struct Cache:
     uint32_t claimed                # 1: somebody empties it from outside; atomic
@@ -47,12 +45,15 @@ cdef struct Cache:
     uint64_t reserved               # sum of most * size; written by the owner (or who claimed), read by all
     uint64_t bytes                  # of this mapping; constant
     uint64_t idle_ticks             # reclaimer: looks in a row that found nothing changed
-    uint64_t to_a_line[5]           # so that each bin is one cache line
+    uint64_t epoch                  # of sampling, for which `due` was drawn; the owner's alone, as that is
+    uint64_t to_a_line[4]           # so that each bin is one cache line
     Bin bin[PRIMARY_CLASSES]
     uint16_t direct[DIRECT_ENTRIES]  # where, from the cache's start, the bin for each 16 bytes of size lies; constant
     uint64_t seen[PRIMARY_CLASSES]  # each bin's `word` at the reclaimer's last look; guarded by the caches' lock
     uint64_t swept[PRIMARY_CLASSES]  # … when the owner last looked for idle bins
     uint64_t turned[PRIMARY_CLASSES]  # … when the owner last refilled it or made room in it; the owner's alone
+    uint64_t due[PRIMARY_CLASSES]   # each bin's `word` from which on the next block is sampled; NOWHERE: none is
+    uint16_t room[PRIMARY_CLASSES]  # each bin's slots; constant
 
 # inside bin
 cdef extern from *:
@@ -78,7 +79,7 @@ cdef extern from *:
     #define fh_enter(slot) ({ __atomic_store_n(slot, (struct Cache *)fh_nobody, __ATOMIC_RELAXED); __atomic_signal_fence(__ATOMIC_SEQ_CST); })
     #define fh_leave(slot, c) ({ __atomic_signal_fence(__ATOMIC_SEQ_CST); __atomic_store_n(slot, c, __ATOMIC_RELEASE); })
     #define fh_is_claimed(c) __atomic_load_n(&(c)->claimed, __ATOMIC_ACQUIRE)
-    #define fh_load_limit(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define fh_load_limit(p) (*(p))        /* one aligned word; as an atomic, it would not be an operand of the comparison */
     #define fh_store_limit(p, x) __atomic_store_n(p, x, __ATOMIC_RELAXED)
     #endif
     #define fh_load_here(slot) __atomic_load_n(slot, __ATOMIC_SEQ_CST)
@@ -93,8 +94,10 @@ cdef extern from *:
     void enter "fh_enter"(Cache **slot) noexcept nogil
     void leave "fh_leave"(Cache **slot, Cache *c) noexcept nogil
     bint is_claimed "fh_is_claimed"(Cache *c) noexcept nogil
-    uint64_t load_limit "fh_load_limit"(const uint16_t *p) noexcept nogil
-    void store_limit "fh_store_limit"(uint16_t *p, uint16_t x) noexcept nogil
+    uint64_t load_ceiling "fh_load_limit"(const uint16_t *p) noexcept nogil
+    void store_ceiling "fh_store_limit"(uint16_t *p, uint16_t x) noexcept nogil
+    uint64_t load_until "fh_load_limit"(const uint64_t *p) noexcept nogil
+    void store_until "fh_store_limit"(uint64_t *p, uint64_t x) noexcept nogil
     Cache *load_here "fh_load_here"(Cache **slot) noexcept nogil
     uint64_t mul_wide "fh_mul_wide"(uint64_t a, uint64_t b, uint64_t *low) noexcept nogil
 cdef inline uint64_t bin_count(uint64_t word) noexcept nogil:
@@ -111,8 +114,10 @@ cdef inline bint hit_give(Cache **seat, uint64_t address) noexcept nogil
 cdef inline Bin *hit_bin(Cache *c, uint64_t address) noexcept nogil
 cdef uint64_t cache_refill(Cache *c, uint32_t index) noexcept nogil
 cdef void cache_make_room(Cache *c, uint32_t index) noexcept nogil
-cdef bint cache_widen(Cache *c, Bin *b, bint both_ways) noexcept nogil
+cdef bint cache_widen(Cache *c, uint32_t index, bint both_ways) noexcept nogil
 cdef void cache_sweep(Cache *c) noexcept nogil
-cdef void bin_open(Bin *b, uint64_t most) noexcept nogil
+cdef void bin_open(Cache *c, uint32_t index, uint64_t most) noexcept nogil
+cdef void cache_draw(Cache *c) noexcept nogil
+cdef bint bin_is_due(Cache *c, uint32_t index) noexcept nogil
 cdef void bin_give(Cache *c, uint32_t index, uint64_t n, bint aged) noexcept nogil
 cdef uint64_t cache_empty(Cache *c, bint aged) noexcept nogil

@@ -17,12 +17,15 @@ from cython.cimports.freehold.core.bin import (
     bin_count,
     enter,
     leave,
-    load_limit,
+    load_ceiling,
+    load_until,
     mul_wide,
-    store_limit,
+    store_ceiling,
+    store_until,
 )
 from cython.cimports.freehold.core.fault import FREE_DOUBLE, fault_bad_free
 from cython.cimports.freehold.core.machine import (
+    NOWHERE,
     least,
     load8_relaxed,
     load64_acquire,
@@ -32,6 +35,7 @@ from cython.cimports.freehold.core.machine import (
     store64_relaxed,
 )
 from cython.cimports.freehold.core.primary import BLOCK_CACHED, BLOCK_LIVE, primary_give, primary_take
+from cython.cimports.freehold.core.sampling import sampling_blocks, sampling_epoch
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 
 # ---- the hot path: no call, no lock, no line that another thread writes ----
@@ -74,7 +78,7 @@ def hit_pop(
     enter(seat)
     word: uint64_t = load64_relaxed(cython.address(b.word))
     count: uint64_t = bin_count(word)
-    if cython.unlikely(count <= load_limit(cython.address(b.floor))):
+    if cython.unlikely(word >= load_until(cython.address(b.until)) or count == 0):
         leave(seat, c)
         return False
     number: uint64_t = b.slots[count - 1]
@@ -99,7 +103,7 @@ def hit_give(seat: cython.pointer[cython.pointer[Cache]], address: uint64_t) -> 
     enter(seat)
     word: uint64_t = load64_relaxed(cython.address(b.word))
     count: uint64_t = bin_count(word)
-    if cython.unlikely(count >= load_limit(cython.address(b.ceiling))):
+    if cython.unlikely(count >= load_ceiling(cython.address(b.ceiling))):
         leave(seat, c)
         return False
     store8_relaxed(state, BLOCK_CACHED)
@@ -127,7 +131,7 @@ def cache_refill(c: cython.pointer[Cache], index: uint32_t) -> uint64_t:
     b: cython.pointer[Bin] = cython.address(c.bin[index])
     # Allocations are counted, frees are not: more of the former than there were blocks means that some came back.
     came_back: cython.bint = (b.word >> 16) - (c.turned[index] >> 16) > bin_count(c.turned[index])
-    cache_widen(c, b, came_back)
+    cache_widen(c, index, came_back)
     got: uint64_t = primary_take(cython.address(c.primary.region[index]), c.primary, b.slots, most(1, b.most // 2))
     b.made = load64_acquire(cython.address(c.primary.region[index].made))
     store64_relaxed(cython.address(b.word), b.word + got)
@@ -138,20 +142,22 @@ def cache_refill(c: cython.pointer[Cache], index: uint32_t) -> uint64_t:
 def cache_make_room(c: cython.pointer[Cache], index: uint32_t) -> cython.void:
     b: cython.pointer[Bin] = cython.address(c.bin[index])
     went_out: cython.bint = b.word >> 16 != c.turned[index] >> 16
-    if not cache_widen(c, b, went_out) and b.most > 0:
+    if not cache_widen(c, index, went_out) and b.most > 0:
         bin_give(c, index, (bin_count(b.word) + 1) // 2, False)
     c.turned[index] = b.word
 
 
-def cache_widen(c: cython.pointer[Cache], b: cython.pointer[Bin], both_ways: cython.bint) -> cython.bint:
+def cache_widen(c: cython.pointer[Cache], index: uint32_t, both_ways: cython.bint) -> cython.bint:
     """Let a bin that is used hold twice as many blocks, within the thread's allowance.
 
     A thread that only allocates, or only frees what others allocate, has no use for more than a batch: blocks that
     wait in its bin would come back cold.
     """
+    b: cython.pointer[Bin] = cython.address(c.bin[index])
+    room: uint64_t = c.room[index]
     first: uint64_t = most(2, CACHE_FIRST_BYTES // b.size)
     wish: uint64_t = first if b.most == 0 else 2 * cython.cast(uint64_t, b.most)
-    wish = least(wish, b.room if both_ways else least(b.room, most(first, CACHE_ONE_WAY)))
+    wish = least(wish, room if both_ways else least(room, most(first, CACHE_ONE_WAY)))
     if wish > b.most and c.reserved + (wish - b.most) * b.size > c.primary.config.cache_bytes:
         cache_sweep(c)
         allowed: uint64_t = (c.primary.config.cache_bytes - c.reserved) // b.size
@@ -159,7 +165,7 @@ def cache_widen(c: cython.pointer[Cache], b: cython.pointer[Bin], both_ways: cyt
     if wish <= b.most:
         return False
     store64_relaxed(cython.address(c.reserved), c.reserved + (wish - b.most) * b.size)
-    bin_open(b, wish)
+    bin_open(c, index, wish)
     return True
 
 
@@ -171,16 +177,46 @@ def cache_sweep(c: cython.pointer[Cache]) -> cython.void:
         if b.most and c.swept[i] == b.word:
             bin_give(c, i, bin_count(b.word), False)
             store64_relaxed(cython.address(c.reserved), c.reserved - b.most * b.size)
-            bin_open(b, 0)
+            bin_open(c, i, 0)
         c.swept[i] = b.word
         i += 1
 
 
-def bin_open(b: cython.pointer[Bin], most: uint64_t) -> cython.void:
-    """Let hits have a bin of so many blocks, whether somebody shut it or not. The owner's, inside."""
+def bin_open(c: cython.pointer[Cache], index: uint32_t, most: uint64_t) -> cython.void:
+    """Let hits have a bin of so many blocks, whether somebody shut it or not. The owner's, inside.
+
+    Whoever begins or ends a profile changes the epoch, then shuts the bins; where that came just before this, the bin
+    is shut again. (One that slips through is looked at when it is empty.)
+    """
+    b: cython.pointer[Bin] = cython.address(c.bin[index])
     b.most = cython.cast(uint16_t, most)
-    store_limit(cython.address(b.floor), 0)
-    store_limit(cython.address(b.ceiling), b.most)
+    store_ceiling(cython.address(b.ceiling), b.most)
+    store_until(cython.address(b.until), c.due[index])
+    if cython.unlikely(c.epoch != sampling_epoch()):
+        store_until(cython.address(b.until), 0)
+
+
+# ---- sampling: allocations are counted in each bin's word, so a hit needs no count of its own ----
+
+
+def cache_draw(c: cython.pointer[Cache]) -> cython.void:
+    """Draw which block of each bin is sampled next: the profile is another one than when this was last done."""
+    c.epoch = sampling_epoch()
+    i: uint32_t = 0
+    while i < c.classes:
+        blocks: uint64_t = sampling_blocks(c.bin[i].size) if c.primary.config.sampled else NOWHERE
+        c.due[i] = NOWHERE if blocks == NOWHERE else ((c.bin[i].word >> 16) + blocks - 1) << 16
+        i += 1
+
+
+def bin_is_due(c: cython.pointer[Cache], index: uint32_t) -> cython.bint:
+    """Whether the block that is about to be taken is sampled; then draw the next."""
+    word: uint64_t = c.bin[index].word
+    if cython.likely(word < c.due[index]):
+        return False
+    blocks: uint64_t = sampling_blocks(c.bin[index].size)
+    c.due[index] = NOWHERE if blocks == NOWHERE else ((word >> 16) + blocks) << 16
+    return True
 
 
 def bin_give(c: cython.pointer[Cache], index: uint32_t, n: uint64_t, aged: cython.bint) -> cython.void:
@@ -206,7 +242,7 @@ def cache_empty(c: cython.pointer[Cache], aged: cython.bint) -> uint64_t:
         blocks += bin_count(b.word)
         bin_give(c, i, bin_count(b.word), aged)
         b.most = 0
-        store_limit(cython.address(b.ceiling), 0)
+        store_ceiling(cython.address(b.ceiling), 0)
         i += 1
     store64_relaxed(cython.address(c.reserved), 0)
     return blocks

@@ -13,7 +13,9 @@ from cython.cimports.freehold.core.bin import (
     Cache,
     bin_count,
     bin_give,
+    bin_is_due,
     bin_open,
+    cache_draw,
     cache_empty,
     cache_make_room,
     cache_refill,
@@ -38,6 +40,8 @@ from cython.cimports.freehold.core.machine import (
 )
 from cython.cimports.freehold.core.primary import (
     BLOCK_LIVE,
+    BLOCK_NEW,
+    BLOCK_SAMPLED,
     Primary,
     Region,
     primary_defer,
@@ -48,8 +52,9 @@ from cython.cimports.freehold.core.primary import (
     primary_take_locked,
     region_unlock,
 )
+from cython.cimports.freehold.core.sampling import sampling_epoch, sampling_forget
 from cython.cimports.freehold.core.sync import mutex_lock, mutex_try, mutex_unlock
-from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 
 the_poke_hook = cython.declare(poke_hook)  # constant after boot
 
@@ -100,8 +105,11 @@ def cache_deallocate_to(
     reason: cython.int = primary_judge(p, address, size_class)
     if reason != FREE_OK:
         return reason
-    if not primary_retract(p, address):  # another thread was quicker
+    was: uint8_t = primary_retract(p, address)
+    if was == BLOCK_NEW:  # another thread was quicker
         return FREE_DOUBLE
+    if cython.unlikely(was == BLOCK_SAMPLED):
+        sampling_forget(address)
     c: cython.pointer[Cache] = cache_enter_slow(p)
     if c == cython.NULL:
         cache_deallocate_apart(p, address)
@@ -121,6 +129,8 @@ def cache_enter_slow(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
             return cython.NULL
         enter(c.here)
         if not is_claimed(c):
+            if cython.unlikely(c.epoch != sampling_epoch()):
+                cache_draw(c)
             return c
         leave(c.here, c)
         while load32_acquire(cython.address(c.claimed)):
@@ -130,20 +140,21 @@ def cache_enter_slow(p: cython.pointer[Primary]) -> cython.pointer[Cache]:
 def cache_allocate_in(c: cython.pointer[Cache], index: uint32_t) -> uint64_t:
     """Allocate through an entered cache, refilling it."""
     b: cython.pointer[Bin] = cython.address(c.bin[index])
-    bin_open(b, b.most)
+    sampled: cython.bint = bin_is_due(c, index)
+    bin_open(c, index, b.most)
     if bin_count(b.word) == 0 and cache_refill(c, index) == 0:
         return 0
     number: uint32_t = b.slots[bin_count(b.word) - 1]
     store64_relaxed(cython.address(b.word), b.word + 0xFFFF)
-    store8_relaxed(cython.address(b.states[number]), BLOCK_LIVE)
-    return b.base + number * b.size
+    store8_relaxed(cython.address(b.states[number]), BLOCK_SAMPLED if sampled else BLOCK_LIVE)
+    return b.base + cython.cast(uint64_t, number) * b.size
 
 
 def cache_deallocate_in(c: cython.pointer[Cache], address: uint64_t) -> cython.void:
     """Put a block marked as cached into an entered cache, making room in it."""
     index: uint32_t = primary_region_of(c.primary, address).index
     b: cython.pointer[Bin] = cython.address(c.bin[index])
-    bin_open(b, b.most)
+    bin_open(c, index, b.most)
     b.made = load64_acquire(cython.address(c.primary.region[index].made))
     number: uint64_t = mul_high(address - b.base, b.multiplier)
     if bin_count(b.word) >= b.most:

@@ -25,6 +25,7 @@ cdef void cache_adopt(Primary *p) noexcept nogil                      # the defa
 cdef void cache_register(Primary *p) noexcept nogil                   # it may have caches, and fork knows it, from here on
 cdef void cache_unregister(Primary *p) noexcept nogil                 # empties and frees all its caches
 cdef uint64_t cache_drain_idle(Primary *p, uint64_t after_ticks, bint *busy) noexcept nogil  # of threads that did nothing in so many looks; blocks
+cdef void cache_shut_all() noexcept nogil                              # of all primaries: what is sampled next is drawn anew
 cdef bint cache_all_outside(Primary *p) noexcept nogil                # no thread is in its cache; none of the blocks is live
 cdef uint64_t cache_books(Primary *p) noexcept nogil                  # bytes of its caches themselves
 cdef void cache_read_class(Primary *p, uint32_t index, ClassCounts *into) noexcept nogil

@@ -7,8 +7,8 @@ thread's table of seats, any other primary's by search.
 
 Claiming. Blocks in the cache of a thread that sleeps must not stay for ever, and a hit must not take a lock. So the
 owner brackets each use: it points its thread-local pointer at `nobody`, and puts the pointer back when done. On the
-slow path it looks in between whether it is ``claimed``. A hit does not: it compares its bin's count with floor or
-ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all
+slow path it looks in between whether it is ``claimed``. A hit does not: it compares its bin's word with `until`, or
+its count with the ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all
 threads (membarrier), and looks at the owner's pointer: if it is there, the owner is on no slow path, and will wait
 before the next. Then the claimer shuts all bins, which fails every hit that begins later, imposes a second barrier, and
 looks again: if the pointer is there, no hit is in progress either. Whenever it is away, the claimer gives up. Only the
@@ -24,7 +24,6 @@ Follows: tcmalloc's thread caches; the asymmetric barrier of Dice's.
 import cython
 from cython.cimports.freehold.core.bin import (
     BIN_BITS,
-    BIN_SHUT,
     BINS_MASK,
     CACHE_SLOTS_APART,
     CACHE_SLOTS_BYTES,
@@ -39,7 +38,8 @@ from cython.cimports.freehold.core.bin import (
     leave,
     load_here,
     nobody,
-    store_limit,
+    store_ceiling,
+    store_until,
     thread_id,
     thread_key_make,
     thread_key_set,
@@ -185,9 +185,9 @@ def cache_describe(c: cython.pointer[Cache], p: cython.pointer[Primary]) -> cyth
         b.base = r.base
         b.states = r.states
         b.multiplier = r.multiplier
-        b.size = r.size
-        b.room = cache_slots(r.size, p.config.cache_bytes)
-        slots += b.room + CACHE_SLOTS_APART
+        b.size = cython.cast(uint32_t, r.size)
+        c.room[i] = cache_slots(r.size, p.config.cache_bytes)
+        slots += c.room[i] + CACHE_SLOTS_APART
         i += 1
     i = 0
     while i < DIRECT_ENTRIES:
@@ -274,6 +274,7 @@ def cache_put_away(c: cython.pointer[Cache]) -> cython.void:
         c.bin[i].ceiling = 0
         i += 1
     store64_relaxed(cython.address(c.reserved), 0)
+    c.epoch = 0  # what was drawn was for counts that are gone
     c.owner = 0
     if c.primary == the_default_primary and the_spare_count < 8:
         c.next = the_spare_caches
@@ -365,9 +366,25 @@ def cache_shut(c: cython.pointer[Cache]) -> cython.void:
     """Send the owner to the slow path, whichever bin it uses next."""
     i: uint32_t = 0
     while i < c.classes:
-        store_limit(cython.address(c.bin[i].floor), BIN_SHUT)
-        store_limit(cython.address(c.bin[i].ceiling), 0)
+        store_until(cython.address(c.bin[i].until), 0)
+        store_ceiling(cython.address(c.bin[i].ceiling), 0)
         i += 1
+
+
+def cache_shut_all() -> cython.void:
+    """Send every thread to the slow path, whichever bin it allocates from next: what it counts up to is drawn anew there."""
+    mutex_lock(cython.address(the_caches_lock))
+    p: cython.pointer[Primary] = the_primaries
+    while p != cython.NULL:
+        c: cython.pointer[Cache] = cython.cast(cython.pointer[Cache], p.caches)
+        while c != cython.NULL:
+            i: uint32_t = 0
+            while i < c.classes:
+                store_until(cython.address(c.bin[i].until), 0)
+                i += 1
+            c = c.next
+        p = p.next
+    mutex_unlock(cython.address(the_caches_lock))
 
 
 def cache_unclaim(c: cython.pointer[Cache]) -> cython.void:

@@ -86,6 +86,7 @@ cdef extern from *:
     FH_ALSO(_ZdaPvSt11align_val_tRKSt9nothrow_t, free)
 
     static unsigned char fh_early[0x8000] __attribute__((aligned(64)));
+    __attribute__((noinline, cold)) static void *fh_family_malloc_slow(size_t size);
     FH_TLS unsigned fh_family_boots;       /* this thread is opening the heap */
 
     /* Where ld.so itself lies: until libc is there it allocates behind its own data. */
@@ -130,7 +131,7 @@ cdef extern from *:
     void *call_new_with_both "fh_call_new_with_both"(void *f, size_t size, size_t align, void *tag) noexcept nogil
     void call_free "fh_call_free"(void *f, void *p) noexcept nogil
     bint overflows "fh_overflows"(size_t a, size_t b, size_t *into) noexcept nogil
-cdef void *family_malloc_slow(size_t size) noexcept nogil
+cdef void *family_malloc_slow "fh_family_malloc_slow"(size_t size) noexcept nogil
 cdef void *family_allocate(size_t size, size_t align, bint zero) noexcept nogil
 cdef void *family_allocate_first(size_t size, size_t align, bint zero) noexcept nogil
 cdef void family_free_slow(void *p) noexcept nogil

@@ -28,15 +28,15 @@ from cython.cimports.freehold.core.family import (
 )
 from cython.cimports.freehold.core.fault import FREE_FOREIGN, fault_bad_free, fault_only_report
 from cython.cimports.freehold.core.heap import (
-    heap_allocate,
-    heap_allocate_zeroed,
+    heap_allocate_as,
+    heap_allocate_zeroed_as,
     heap_boot,
     heap_configure,
     heap_deallocate_slow,
     heap_hit,
     heap_owns,
     heap_purge,
-    heap_reallocate,
+    heap_reallocate_as,
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_may_idle
@@ -57,6 +57,7 @@ from cython.cimports.freehold.core.machine import (
 )
 from cython.cimports.freehold.core.publish import publish_hide
 from cython.cimports.freehold.core.reclaim import reclaim_start_when
+from cython.cimports.freehold.core.sampling import SOURCE_MALLOC
 from cython.cimports.freehold.core.settings import Settings, settings_read
 from cython.cimports.freehold.core.vm import vm_facts
 from cython.cimports.libc.stdint import uint32_t, uint64_t
@@ -80,7 +81,7 @@ def family_malloc(size: cython.size_t) -> cython.p_void:
 def family_malloc_slow(size: cython.size_t) -> cython.p_void:
     if cython.unlikely(not load32_acquire(cython.address(family_is_open))):
         return family_allocate_first(size, 0, False)
-    return heap_allocate(size, 0)
+    return heap_allocate_as(size, 0, SOURCE_MALLOC)
 
 
 def family_calloc(count: cython.size_t, size: cython.size_t) -> cython.p_void:
@@ -99,7 +100,7 @@ def family_realloc(p: cython.p_void, size: cython.size_t) -> cython.p_void:
         family_free(p)
         return cython.NULL
     if cython.likely(heap_owns(p)):
-        return heap_reallocate(p, size, 0)
+        return heap_reallocate_as(p, size, 0, SOURCE_MALLOC)
     known: cython.size_t = family_stranger_size(p)
     new: cython.p_void = cython.NULL
     if known == 0:
@@ -191,7 +192,9 @@ def family_trim(keep: cython.size_t) -> cython.int:
 def family_allocate(size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
     if cython.unlikely(not load32_acquire(cython.address(family_is_open))):
         return family_allocate_first(size, align, zero)
-    return heap_allocate_zeroed(size, align) if zero else heap_allocate(size, align)
+    if zero:
+        return heap_allocate_zeroed_as(size, align, SOURCE_MALLOC)
+    return heap_allocate_as(size, align, SOURCE_MALLOC)
 
 
 def family_allocate_first(size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
@@ -202,7 +205,9 @@ def family_allocate_first(size: cython.size_t, align: cython.size_t, zero: cytho
         global errno
         errno = ENOMEM
         return cython.NULL
-    return heap_allocate_zeroed(size, align) if zero else heap_allocate(size, align)
+    if zero:
+        return heap_allocate_zeroed_as(size, align, SOURCE_MALLOC)
+    return heap_allocate_as(size, align, SOURCE_MALLOC)
 
 
 def family_open() -> cython.bint:

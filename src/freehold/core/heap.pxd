@@ -14,7 +14,7 @@ cdef enum:
 
 cdef int heap_boot() noexcept nogil                                   # 0 or the errno; idempotent
 cdef void *heap_allocate(size_t size, size_t align) noexcept nogil    # align 0: 16; NULL and errno ENOMEM (EINVAL) when refused
-cdef void *heap_allocate_line(size_t size) noexcept nogil              # aligned to 64 bytes
+cdef void *heap_allocate_line(size_t size) noexcept nogil              # NumPy's: aligned to 64 bytes
 cdef void *heap_allocate_zeroed(size_t size, size_t align) noexcept nogil
 cdef void *heap_reallocate(void *p, size_t size, size_t align) noexcept nogil  # NULL: p is as it was
 cdef void heap_deallocate(void *p) noexcept nogil                     # NULL does nothing; a bad one aborts (or is reported)
@@ -25,6 +25,10 @@ cdef size_t heap_usable_size(void *p) noexcept nogil                  # 0 if no 
 cdef bint heap_owns(void *p) noexcept nogil                           # any address at all; constant time, no lock
 cdef void heap_read_stats(HeapStats *into) noexcept nogil             # of all heaps; costs no system call
 cdef uint64_t heap_purge() noexcept nogil                             # everything idle, now; bytes
+# The same, and who asks for it is known (SOURCE_…), should the block be sampled.
+cdef void *heap_allocate_as(size_t size, size_t align, uint32_t source) noexcept nogil
+cdef void *heap_allocate_zeroed_as(size_t size, size_t align, uint32_t source) noexcept nogil
+cdef void *heap_reallocate_as(void *p, size_t size, size_t align, uint32_t source) noexcept nogil
 cdef int heap_check() noexcept nogil                                  # 0, or which law is broken, in any heap
 
 # In a heap that heaps_open gave (or the default one). A block is freed, resized and asked about as any other, by its address.
@@ -61,6 +65,7 @@ cdef LargeThread *heap_thread() noexcept nogil
 cdef LargeThread *heap_thread_of(Heap *h) noexcept nogil
 cdef void heap_thread_end() noexcept nogil
 cdef void *heap_request(Heap *h, size_t size, size_t align, bint zero) noexcept nogil
+cdef void heap_sample(Heap *h, uint64_t address) noexcept nogil
 cdef void *heap_try(Heap *h, size_t size, size_t align, bint zero) noexcept nogil
 cdef bint heap_deallocate_guest(uint64_t address, uint64_t owner) noexcept nogil
 cdef int heap_judge(uint64_t address, uint64_t owner, size_t *size) noexcept nogil

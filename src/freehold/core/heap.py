@@ -61,7 +61,19 @@ from cython.cimports.freehold.core.machine import (
     store32_release,
     swap32_if,
 )
+from cython.cimports.freehold.core.primary import primary_is_sampled, primary_sample
+from cython.cimports.freehold.core.profile import profile_grew
 from cython.cimports.freehold.core.reclaim import reclaim_poke
+from cython.cimports.freehold.core.sampling import (
+    SOURCE_NUMPY,
+    sampling_boot,
+    sampling_draws,
+    sampling_forget,
+    sampling_is_on,
+    sampling_knows_some,
+    sampling_record,
+    sampling_source,
+)
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.sizes import sizes_boot, sizes_default, sizes_index
 from cython.cimports.freehold.core.space import (
@@ -98,6 +110,7 @@ def heap_boot() -> cython.int:
         return 0 if load32_acquire(cython.address(heap_state)) == 2 else ENOMEM
     vm_boot()
     fault_boot()
+    sampling_boot()
     sizes_boot()
     error: cython.int = space_boot()
     if not error:
@@ -172,11 +185,32 @@ def heap_allocate_aligned(size: cython.size_t, align: cython.size_t) -> cython.p
 
 
 def heap_allocate_line(size: cython.size_t) -> cython.p_void:
-    """What heap_allocate(size, 64) does, in fewer instructions: for arrays, of which many are small."""
+    """What heap_allocate(size, 64) does, in fewer instructions: for NumPy's arrays, of which many are small."""
     p: cython.p_void
     if cython.likely(size - 1 < DIRECT_LIMIT and cache_allocate((size + 63) >> 6 << 2, cython.address(p))):
         return p
-    return heap_allocate_aligned(size, 64)
+    return heap_allocate_as(size, 64, SOURCE_NUMPY)
+
+
+def heap_allocate_as(size: cython.size_t, align: cython.size_t, source: uint32_t) -> cython.p_void:
+    before: uint32_t = sampling_source(source)
+    p: cython.p_void = heap_allocate(size, align)
+    sampling_source(before)
+    return p
+
+
+def heap_allocate_zeroed_as(size: cython.size_t, align: cython.size_t, source: uint32_t) -> cython.p_void:
+    before: uint32_t = sampling_source(source)
+    p: cython.p_void = heap_allocate_zeroed(size, align)
+    sampling_source(before)
+    return p
+
+
+def heap_reallocate_as(p: cython.p_void, size: cython.size_t, align: cython.size_t, source: uint32_t) -> cython.p_void:
+    before: uint32_t = sampling_source(source)
+    new: cython.p_void = heap_reallocate(p, size, align)
+    sampling_source(before)
+    return new
 
 
 def heap_allocate_zeroed(size: cython.size_t, align: cython.size_t) -> cython.p_void:
@@ -212,8 +246,26 @@ def heap_request(
     if p == cython.NULL:
         set_errno(ENOMEM)
         return cython.NULL
+    if cython.unlikely(sampling_is_on()):
+        heap_sample(h, cython.cast(uint64_t, p))
     reclaim_poke()
     return p
+
+
+def heap_sample(h: cython.pointer[Heap], address: uint64_t) -> cython.void:
+    """Record a block in the heap profile if it is one that chance chose: its bin's, or this thread's, by its bytes."""
+    owner: uint64_t = space_owner(address)
+    bytes: cython.size_t = 0
+    heap_judge(address, owner, cython.address(bytes))
+    sampled: cython.bint
+    if owner_layer(owner) == LAYER_PRIMARY and h.primary.config.cache_bytes:
+        sampled = primary_is_sampled(h.primary, address)
+    else:
+        sampled = sampling_draws(bytes)
+        if sampled and owner_layer(owner) == LAYER_PRIMARY:
+            primary_sample(h.primary, address)
+    if sampled and sampling_record(address, bytes, h.id):
+        profile_grew()
 
 
 def heap_try(h: cython.pointer[Heap], size: cython.size_t, align: cython.size_t, zero: cython.bint) -> cython.p_void:
@@ -289,6 +341,8 @@ def heap_deallocate_slow(p: cython.p_void) -> cython.void:
     h: cython.pointer[Heap] = heaps_find(owner_heap(owner))
     size_class: uint64_t = 0
     reason: cython.int = FREE_FOREIGN
+    if cython.unlikely(sampling_knows_some() and owner_layer(owner) != LAYER_PRIMARY):
+        sampling_forget(address)
     if h != cython.NULL:
         heaps_enter(h)
         reason = home_take_back(h, heap_thread_of(h), address, owner, cython.address(size_class))
@@ -355,6 +409,9 @@ def heap_reallocate(p: cython.p_void, size: cython.size_t, align: cython.size_t)
         heaps_enter(h)
         in_place = home_resize(h, address, owner, size)
         heaps_leave(h)
+        if cython.unlikely(in_place and sampling_is_on()):  # for the profile it is another block
+            sampling_forget(address)
+            heap_sample(h, address)
     return p if in_place else heap_move(h, p, old, size, align)
 
 

@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from freehold.core.account cimport HeapStats
 from freehold.core.home cimport Heap, HeapConfig
+from freehold.core.profile cimport ProfileHeaps
 
 cdef enum:
     HEAP_BUSY = -1                  # heaps_close: blocks are live, and it was not to be forced
@@ -43,6 +44,10 @@ cdef void heaps_finish(Heap *h) noexcept nogil
 cdef Heap *heaps_visit_next(uint64_t after) noexcept nogil
 cdef void heaps_visit_end(Heap *h) noexcept nogil
 cdef void heaps_publish() noexcept nogil
+cdef void heaps_profile_on_demand() noexcept nogil
+cdef bint heaps_profile_over(uint64_t now) noexcept nogil
+cdef void heaps_write_profile() noexcept nogil
+cdef void heaps_describe(ProfileHeaps *into) noexcept nogil
 cdef uint64_t heaps_publish_each(bint ranges) noexcept nogil
 cdef uint64_t heaps_purge_visiting() noexcept nogil
 cdef bint heaps_tick(uint64_t now) noexcept nogil

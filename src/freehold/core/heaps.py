@@ -29,6 +29,7 @@ from cython.cimports.freehold.core.gate import Gate, gate_enter, gate_leave, gat
 from cython.cimports.freehold.core.heaps import HEAP_BUSY, WORTH_A_THREAD, at_fork
 from cython.cimports.freehold.core.home import (
     HEAP_ID,
+    HOME_NAME_WORDS,
     Heap,
     HeapConfig,
     home_close,
@@ -45,6 +46,7 @@ from cython.cimports.freehold.core.machine import (
     EAGAIN,
     NOWHERE,
     add32_release,
+    close,
     futex_wait,
     futex_wake,
     least,
@@ -59,6 +61,17 @@ from cython.cimports.freehold.core.machine import (
     store32_release,
     store64_release,
 )
+from cython.cimports.freehold.core.profile import (
+    DUMP_ASKED,
+    PROFILE_HEAPS,
+    PROFILE_INTERVAL,
+    ProfileHeap,
+    ProfileHeaps,
+    profile_begin,
+    profile_boot,
+    profile_end,
+    profile_write,
+)
 from cython.cimports.freehold.core.publish import (
     publish_begin,
     publish_bell,
@@ -68,11 +81,16 @@ from cython.cimports.freehold.core.publish import (
     publish_heap,
     publish_is_wanted,
     publish_note_purge,
+    publish_profile,
+    publish_profile_file,
+    publish_profile_over,
     publish_ranges,
     publish_takes_map,
+    publish_takes_profile,
     publish_takes_purge,
 )
 from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_listen, reclaim_poke
+from cython.cimports.freehold.core.sampling import sampling_forget_heap, sampling_knows_some
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.space import space_lock, space_reset, space_unlock
 from cython.cimports.freehold.core.sync import (
@@ -108,6 +126,7 @@ the_heaps = cython.declare(cython.pointer[Heap])  # by id; guarded by the_heaps_
 the_heap_of = cython.declare(uint64_t[SEATS])  # each heap by its id, as a number; 0: none; atomic
 the_ids_taken = cython.declare(cython.bint[SEATS])  # guarded by the_heaps_lock
 the_gate = cython.declare(Gate)
+the_demand_ns = cython.declare(uint64_t)  # when a profile that a reader asked for ends; 0: none. The reclaim thread's
 
 # ---- boot ----
 
@@ -115,6 +134,7 @@ the_gate = cython.declare(Gate)
 def heaps_boot(config: cython.pointer[cython.const[HeapConfig]]) -> cython.int:
     mutex_init(cython.address(the_heaps_lock), RANK_HEAPS)
     publish_boot()
+    profile_boot(heaps_describe)
     if publish_is_wanted():
         reclaim_listen(publish_bell, heaps_publish)
     reclaim_boot(heaps_tick, heaps_interval(config.decay_ns))
@@ -311,6 +331,8 @@ def heaps_finish(h: cython.pointer[Heap]) -> cython.void:
         seen = load32_acquire(cython.address(h.visitors))
     id: uint64_t = h.id
     gate_enter(cython.address(the_gate), thread_id())
+    if sampling_knows_some():
+        sampling_forget_heap(id)
     home_close(h)
     vm_unmap_metadata(cython.cast(uint64_t, h), heaps_bytes())
     heaps_drop_id(id)
@@ -355,7 +377,7 @@ def heaps_tick(now: uint64_t) -> cython.bint:
             heaps_visit_end(h)
         fork_pass()
         h = heaps_visit_next(id)
-    return busy
+    return heaps_profile_over(now) or busy
 
 
 def heaps_tick_one(h: cython.pointer[Heap], now: uint64_t) -> cython.bint:
@@ -389,11 +411,63 @@ def heaps_publish() -> cython.void:
     """Give back what is idle if a reader of the page asks for it; then publish every heap."""
     if publish_takes_purge():
         publish_note_purge(heaps_purge_visiting())
+    heaps_profile_on_demand()
     publish_begin()
     count: uint64_t = heaps_publish_each(False)
     if publish_takes_map():
         heaps_publish_each(True)
     publish_end(count, now_ns())
+
+
+def heaps_profile_on_demand() -> cython.void:
+    """A reader asks for the profile: there is one, or one begins now for a while, and is written when that is over."""
+    global the_demand_ns
+    ms: uint64_t = 0
+    publish_profile_over()
+    if publish_takes_profile(cython.address(ms)) and not the_demand_ns:
+        if ms and profile_begin(PROFILE_INTERVAL) == 0:
+            the_demand_ns = now_ns() + ms * 1_000_000
+        else:
+            heaps_write_profile()
+    heaps_profile_over(now_ns())
+
+
+def heaps_profile_over(now: uint64_t) -> cython.bint:
+    """Whether one that was asked for goes on."""
+    global the_demand_ns
+    if the_demand_ns and now >= the_demand_ns:
+        the_demand_ns = 0
+        heaps_write_profile()
+        profile_end()
+    return the_demand_ns != 0
+
+
+def heaps_write_profile() -> cython.void:
+    fd: cython.int = publish_profile_file()
+    if fd >= 0 and profile_write(fd, DUMP_ASKED) != 0:
+        close(fd)
+        fd = -1
+    publish_profile(fd)
+
+
+def heaps_describe(into: cython.pointer[ProfileHeaps]) -> cython.void:
+    """What a dump of the profile says of them."""
+    all = cython.declare(HeapStats)
+    heaps_read_stats(cython.address(all))
+    into.live_bytes = all.allocated
+    into.count = 0
+    mutex_lock(cython.address(the_heaps_lock))
+    h: cython.pointer[Heap] = the_heaps
+    while h != cython.NULL and into.count < PROFILE_HEAPS:
+        one: cython.pointer[ProfileHeap] = cython.address(into.heap[into.count])
+        one.id = h.id
+        i: uint32_t = 0
+        while i < HOME_NAME_WORDS:
+            one.name[i] = load64_relaxed(cython.address(h.name[i]))
+            i += 1
+        into.count += 1
+        h = h.next
+    mutex_unlock(cython.address(the_heaps_lock))
 
 
 def heaps_publish_each(ranges: cython.bint) -> uint64_t:

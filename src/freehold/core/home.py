@@ -148,6 +148,7 @@ def home_open_primary(h: cython.pointer[Heap]) -> cython.int:
     config.budget = cython.address(h.budget)
     config.node = h.config.node
     config.gated = not is_default
+    config.sampled = True
     config.cache_bytes = 2 << 20
     if not is_default:  # a cache is on the heap's own bill
         config.cache_bytes = most(16 << 10, least(512 << 10, h.config.limit // 64))

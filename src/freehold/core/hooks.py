@@ -20,12 +20,12 @@ from cython.cimports.freehold.core.bin import (
     mul_wide,
 )
 from cython.cimports.freehold.core.heap import (
-    heap_allocate,
-    heap_allocate_zeroed,
+    heap_allocate_as,
+    heap_allocate_zeroed_as,
     heap_deallocate,
     heap_deallocate_slow,
     heap_owns,
-    heap_reallocate,
+    heap_reallocate_as,
     set_errno,
 )
 from cython.cimports.freehold.core.hooks import (
@@ -38,6 +38,7 @@ from cython.cimports.freehold.core.hooks import (
 )
 from cython.cimports.freehold.core.machine import ENOMEM, load8_relaxed, load64_relaxed, store64_relaxed
 from cython.cimports.freehold.core.primary import BLOCK_LIVE
+from cython.cimports.freehold.core.sampling import SOURCE_OBJ, SOURCE_RAW
 from cython.cimports.libc.stdint import uint64_t
 
 the_before = cython.declare(Allocator[DOMAINS])  # constant once a domain's hooks are seen
@@ -69,7 +70,7 @@ def hooks_malloc(domain: cython.uint, size: cython.size_t) -> cython.p_void:
 
 def hooks_malloc_slow(domain: cython.uint, size: cython.size_t) -> cython.p_void:
     if load64_relaxed(cython.address(the_hit_limit)):
-        return heap_allocate(size, 16)
+        return heap_allocate_as(size, 16, SOURCE_RAW + domain)
     return the_before[domain].malloc(the_before[domain].ctx, size)
 
 
@@ -79,7 +80,7 @@ def hooks_calloc(domain: cython.uint, count: cython.size_t, size: cython.size_t)
     if cython.unlikely(size != 0 and count > ~cython.cast(cython.size_t, 0) // size):
         set_errno(ENOMEM)
         return cython.NULL
-    return heap_allocate_zeroed(count * size, 16)
+    return heap_allocate_zeroed_as(count * size, 16, SOURCE_RAW + domain)
 
 
 def hooks_room(p: cython.p_void) -> cython.size_t:
@@ -100,7 +101,7 @@ def hooks_realloc(domain: cython.uint, p: cython.p_void, size: cython.size_t) ->
     if cython.likely(size <= room and size >= room // 2 and room != 0):
         return p
     if room != 0 or heap_owns(p):
-        return heap_reallocate(p, size + (size == 0), 16)
+        return heap_reallocate_as(p, size + (size == 0), 16, SOURCE_RAW + domain)
     return the_before[domain].realloc(the_before[domain].ctx, p, size)
 
 
@@ -169,7 +170,7 @@ def hook_obj_free(ctx: cython.p_void, p: cython.p_void) -> cython.void:
 
 def hook_arena_malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
     if load64_relaxed(cython.address(the_arenas_are_ours)):
-        return heap_allocate(size, 16)
+        return heap_allocate_as(size, 16, SOURCE_OBJ)
     return the_arenas_before.malloc(the_arenas_before.ctx, size)
 
 

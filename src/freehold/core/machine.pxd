@@ -142,6 +142,7 @@ cdef extern from *:
         EINVAL
         EEXIST
         EAGAIN
+        EINTR
         ENOSYS
         SC_PAGESIZE "_SC_PAGESIZE"
         RLIMIT_AS

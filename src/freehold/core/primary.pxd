@@ -31,6 +31,7 @@ cdef enum:                          # a block's state: one byte, out of line; at
     BLOCK_CACHED = 2                # in a thread's cache
     BLOCK_LIVE = 3                  # with the caller
     BLOCK_DEFERRED = 4              # freed where no lock could be taken; the next who holds the lock collects it
+    BLOCK_SAMPLED = 5               # with the caller, and in the heap profile
 
 cdef enum:                          # the laws that primary_check and cache_check prove; keep `primary_law` in this order
     LAW_BELOW_MADE = 1
@@ -98,6 +99,7 @@ cdef struct PrimaryConfig:
     uint64_t cache_bytes            # a thread; 0: no caches
     Budget *budget                  # NULL: one of its own, without a limit
     int node                        # NUMA node of the blocks; -1: any
+    bint sampled                    # for the heap profile: whoever allocates from it records what is BLOCK_SAMPLED
     bint gated                      # whoever uses it has passed a gate that a fork shuts: its locks are free then
 
 cdef struct Primary:
@@ -127,7 +129,9 @@ cdef void primary_vacate(Primary *p) noexcept nogil                             
 cdef uint64_t primary_give(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # cached blocks back; how many, first in `numbers` now, were not
 cdef uint64_t primary_give_locked(Region *r, uint32_t *numbers, uint64_t n, bint aged) noexcept nogil  # the caller holds the region's lock
 cdef int primary_judge(Primary *p, uint64_t address, uint64_t *size_class) noexcept nogil     # FREE_OK if it is a live block's start
-cdef bint primary_retract(Primary *p, uint64_t address) noexcept nogil              # live → cached, for one of those who race to free it
+cdef uint8_t primary_retract(Primary *p, uint64_t address) noexcept nogil           # live → cached, for one of those who race to free it: what it was; 0: raced
+cdef bint primary_is_sampled(Primary *p, uint64_t address) noexcept nogil            # a live block
+cdef void primary_sample(Primary *p, uint64_t address) noexcept nogil                # … that its caller has not seen yet
 cdef void primary_defer(Primary *p, uint64_t address) noexcept nogil                # a block marked as cached goes back without any lock
 cdef Region *primary_region_of(Primary *p, uint64_t address) noexcept nogil         # NULL if in no region
 cdef uint64_t primary_block_start(Primary *p, uint64_t address) noexcept nogil      # 0 if in no block made so far
@@ -144,6 +148,7 @@ cdef const char *primary_law(int broken) noexcept nogil
 cdef uint64_t primary_counted(Primary *p, uint64_t *books) noexcept nogil             # what of the budget is blocks, and what books
 
 # inside primary
+cdef inline uint8_t *primary_state(Primary *p, uint64_t address) noexcept nogil      # of the block that an address in a region lies in
 cdef uint64_t primary_shadow_bytes(Primary *p, Region *r, uint64_t *states, uint64_t *purged) noexcept nogil
 cdef void region_open(Primary *p, uint32_t i, uint64_t shadow) noexcept nogil
 cdef uint64_t region_vacate(Primary *p, Region *r, uint64_t from_) noexcept nogil

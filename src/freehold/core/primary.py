@@ -51,6 +51,8 @@ from cython.cimports.freehold.core.primary import (
     BLOCK_DEFERRED,
     BLOCK_FREE,
     BLOCK_LIVE,
+    BLOCK_NEW,
+    BLOCK_SAMPLED,
     HUGE_STEP,
     LAW_BELOW_MADE,
     LAW_CACHED,
@@ -608,17 +610,30 @@ def primary_judge(p: cython.pointer[Primary], address: uint64_t, size_class: cyt
         return FREE_NEVER
     if address != r.base + number * r.size:
         return FREE_INTERIOR
-    if load8_relaxed(cython.address(r.states[number])) != BLOCK_LIVE:
-        return FREE_DOUBLE
-    return FREE_OK
+    state: uint8_t = load8_relaxed(cython.address(r.states[number]))
+    return FREE_OK if state == BLOCK_LIVE or state == BLOCK_SAMPLED else FREE_DOUBLE
 
 
-def primary_retract(p: cython.pointer[Primary], address: uint64_t) -> cython.bint:
+def primary_state(p: cython.pointer[Primary], address: uint64_t) -> cython.pointer[uint8_t]:
     r: cython.pointer[Region] = primary_region_of(p, address)
-    live: uint8_t = BLOCK_LIVE
-    return swap8_if(
-        cython.address(r.states[mul_high(address - r.base, r.multiplier)]), cython.address(live), BLOCK_CACHED
-    )
+    return r.states + mul_high(address - r.base, r.multiplier)
+
+
+def primary_retract(p: cython.pointer[Primary], address: uint64_t) -> uint8_t:
+    state: cython.pointer[uint8_t] = primary_state(p, address)
+    was: uint8_t = load8_relaxed(state)
+    while was == BLOCK_LIVE or was == BLOCK_SAMPLED:
+        if swap8_if(state, cython.address(was), BLOCK_CACHED):
+            return was
+    return BLOCK_NEW
+
+
+def primary_is_sampled(p: cython.pointer[Primary], address: uint64_t) -> cython.bint:
+    return load8_relaxed(primary_state(p, address)) == BLOCK_SAMPLED
+
+
+def primary_sample(p: cython.pointer[Primary], address: uint64_t) -> cython.void:
+    store8_relaxed(primary_state(p, address), BLOCK_SAMPLED)
 
 
 def primary_defer(p: cython.pointer[Primary], address: uint64_t) -> cython.void:

@@ -41,13 +41,16 @@ cdef struct PageHead:               # 64 bytes
     uint64_t body_bytes             # in use, from the process's record on
     uint64_t pid                    # who writes it, by its own numbers
     uint64_t opened_ns              # CLOCK_MONOTONIC
-    uint64_t spare
+    uint64_t profile                # how many were written << 32 | number of the file; 0 for that: there was none to write
 
 cdef struct Knock:                  # 64 bytes, written by readers
     uint32_t bell                   # changed: publish now
     uint32_t purge                  # changed: give everything idle back first
     uint32_t map                    # changed: publish where the memory is, too
-    uint32_t spare[13]
+    uint32_t profile                # changed: write the heap profile into a file of this process, and publish its number
+    uint32_t profile_ms             # … after so long, if there is no profile yet; 0: then there is none
+    uint32_t profile_done           # changed: the file is not needed any more
+    uint32_t spare[10]
 
 cdef struct PublishedProcess:       # words; bytes where nothing else is said
     uint64_t now_ns                 # when it was published, by CLOCK_MONOTONIC
@@ -107,6 +110,10 @@ cdef void publish_begin() noexcept nogil
 cdef void publish_heap(Heap *h) noexcept nogil
 cdef bint publish_takes_map() noexcept nogil                           # True, once, when a reader asks for ranges; the heaps are written
 cdef void publish_ranges(Heap *h) noexcept nogil                       # of each heap
+cdef bint publish_takes_profile(uint64_t *ms) noexcept nogil            # True, once, when a reader asks for one
+cdef int publish_profile_file() noexcept nogil                         # a new file to write it to; -1: none to be had
+cdef void publish_profile(int fd) noexcept nogil                       # it is written; -1: there is none
+cdef void publish_profile_over() noexcept nogil                        # close it, if its reader is done
 cdef void publish_end(uint64_t heaps, uint64_t now) noexcept nogil
 cdef void publish_forget() noexcept nogil                              # in a forked child: the page is the parent's
 
@@ -125,19 +132,28 @@ cdef extern from *:
     #endif
     /* A file without a name, which ends with its last user; nobody can cut it short. -1: there is none to be had. Its number is
        high: the low ones are for whoever opens the next file and expects a certain one. */
-    static int fh_page_file(uint64_t bytes) {
+    static int fh_page_high(int low) {
         struct rlimit most;
-        int low = (int)syscall(SYS_memfd_create, "freehold.page", 3u);    /* MFD_CLOEXEC | MFD_ALLOW_SEALING */
         if (low < 0) return -1;
         int least = getrlimit(RLIMIT_NOFILE, &most) == 0 && most.rlim_cur < 400 ? (int)most.rlim_cur / 2 : 200;
         int fd = fcntl(low, F_DUPFD_CLOEXEC, least);
         close(low);
+        return fd;
+    }
+    static int fh_page_file(uint64_t bytes) {
+        int fd = fh_page_high((int)syscall(SYS_memfd_create, "freehold.page", 3u));    /* MFD_CLOEXEC | MFD_ALLOW_SEALING */
         if (fd < 0) return -1;
         if (fchmod(fd, 0600) || ftruncate(fd, (off_t)bytes) ||
             fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
             close(fd);
             return -1;
         }
+        return fd;
+    }
+    /* A file for a profile: nobody but its owner can open it. */
+    static int fh_page_profile(void) {
+        int fd = fh_page_high((int)syscall(SYS_memfd_create, "freehold.profile", 1u));
+        if (fd >= 0 && fchmod(fd, 0600)) { close(fd); return -1; }
         return fd;
     }
     /* Which file a number stands for; 0: none. */
@@ -154,9 +170,11 @@ cdef extern from *:
     }
     """
     int page_file "fh_page_file"(uint64_t bytes) noexcept nogil
+    int page_profile "fh_page_profile"() noexcept nogil
     uint64_t page_inode "fh_page_inode"(int fd) noexcept nogil
     void *page_map "fh_page_map"(int fd, uint64_t bytes) noexcept nogil
 cdef void publish_open() noexcept nogil
+cdef void publish_close_profile() noexcept nogil
 cdef void publish_close() noexcept nogil
 cdef void publish_first(Heap *h, PublishedHeap *into) noexcept nogil
 cdef void publish_process(uint64_t heaps, uint64_t now) noexcept nogil

@@ -32,6 +32,7 @@ from cython.cimports.freehold.core.machine import (
     load64_relaxed,
     memcpy,
     memset,
+    most,
     munmap,
     now_ns,
     store64_relaxed,
@@ -58,6 +59,7 @@ from cython.cimports.freehold.core.publish import (
     page_file,
     page_inode,
     page_map,
+    page_profile,
 )
 from cython.cimports.freehold.core.ranges import Range, RangeBook, ranges_of_heap
 from cython.cimports.freehold.core.reclaim import reclaim_ticks
@@ -74,7 +76,12 @@ the_page_records = cython.declare(uint64_t)  # written so far, of those being pu
 the_page_books = cython.declare(uint64_t)  # bytes mapped for books of those heaps, found so far
 the_page_ranges = cython.declare(RangeBook)  # in the page, behind the records
 purge_heard = cython.declare(uint32_t)  # the readers' word when it was last looked at
-map_heard = cython.declare(uint32_t)  # … and the other one
+map_heard = cython.declare(uint32_t)  # … and the others
+profile_heard = cython.declare(uint32_t)
+profile_done_heard = cython.declare(uint32_t)
+the_profile_file = cython.declare(cython.int)  # 1 + its number; 0: none
+the_profile_inode = cython.declare(uint64_t)
+profiles_written = cython.declare(uint64_t)
 purges_done = cython.declare(uint64_t)
 purges_bytes = cython.declare(uint64_t)
 
@@ -109,7 +116,8 @@ def publish_bell() -> cython.pointer[uint32_t]:
 
 
 def publish_open() -> cython.void:
-    global the_page, the_page_file, the_page_inode, the_page_tries, purge_heard, map_heard
+    global the_page, the_page_file, the_page_inode, the_page_tries
+    global purge_heard, map_heard, profile_heard, profile_done_heard
     fd: cython.int = page_file(PAGE_BYTES)
     at: cython.p_void = cython.NULL
     if fd >= 0:
@@ -128,6 +136,8 @@ def publish_open() -> cython.void:
     the_page.head.opened_ns = now_ns()
     purge_heard = 0
     map_heard = 0
+    profile_heard = 0
+    profile_done_heard = 0
     memcpy(the_page.head.magic, cython.cast(cython.p_const_char, b"freehold"), 8)
 
 
@@ -145,6 +155,7 @@ def publish_forget() -> cython.void:
         close(the_page_file)
     the_page = cython.NULL
     the_page_tries = 0
+    publish_close_profile()
 
 
 # ---- what is in it ----
@@ -185,6 +196,51 @@ def publish_takes_map() -> cython.bint:
     the_page_ranges.range = cython.cast(cython.pointer[Range], start)
     the_page_ranges.room = (cython.cast(uint64_t, the_page) + PAGE_BYTES - start) // cython.sizeof(Range)
     return True
+
+
+# ---- the profile, in a file of its own ----
+
+
+def publish_takes_profile(ms: cython.pointer[uint64_t]) -> cython.bint:
+    global profile_heard
+    asked: uint32_t = load32_relaxed(cython.address(the_page.knock.profile))
+    if asked == profile_heard:
+        return False
+    profile_heard = asked
+    ms[0] = load32_relaxed(cython.address(the_page.knock.profile_ms))
+    return True
+
+
+def publish_profile_file() -> cython.int:
+    publish_close_profile()
+    return page_profile()
+
+
+def publish_profile(fd: cython.int) -> cython.void:
+    global the_profile_file, the_profile_inode, profiles_written, profile_done_heard
+    if the_page == cython.NULL:
+        return
+    the_profile_file = fd + 1
+    the_profile_inode = page_inode(fd)
+    profiles_written += 1
+    profile_done_heard = load32_relaxed(cython.address(the_page.knock.profile_done))
+    store64_release(cython.address(the_page.head.profile), profiles_written << 32 | cython.cast(uint32_t, most(fd, 0)))
+
+
+def publish_profile_over() -> cython.void:
+    global profile_done_heard
+    done: uint32_t = load32_relaxed(cython.address(the_page.knock.profile_done))
+    if done != profile_done_heard:
+        profile_done_heard = done
+        publish_close_profile()
+
+
+def publish_close_profile() -> cython.void:
+    """A program may have closed it, and have another file by that number."""
+    global the_profile_file
+    if the_profile_file and page_inode(the_profile_file - 1) == the_profile_inode:
+        close(the_profile_file - 1)
+    the_profile_file = 0
 
 
 def publish_ranges(h: cython.pointer[Heap]) -> cython.void:

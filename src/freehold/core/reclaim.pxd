@@ -70,7 +70,6 @@ cdef extern from *:
     }
     """
     enum:
-        EINTR
         ETIMEDOUT
     uint32_t thread_number "fh_thread_number"() noexcept nogil
     bint thread_is_gone "fh_thread_is_gone"(uint32_t tid) noexcept nogil

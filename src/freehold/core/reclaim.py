@@ -15,6 +15,7 @@ Follows: jemalloc's background threads, of which one is enough here.
 import cython
 from cython.cimports.freehold.core.machine import (
     EAGAIN,
+    EINTR,
     NOWHERE,
     add32_release,
     add64_relaxed,
@@ -32,7 +33,6 @@ from cython.cimports.freehold.core.machine import (
 )
 from cython.cimports.freehold.core.reclaim import (
     ANSWER_PAUSE,
-    EINTR,
     ETIMEDOUT,
     RECLAIM_NEW,
     RECLAIM_PATIENCE,

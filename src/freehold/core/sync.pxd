@@ -8,18 +8,20 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef enum:                          # the ranks, outermost first; keep `rank_name` in this order
     RANK_INSTALL = 1                # faces: install and uninstall
     RANK_RECLAIM = 2                # the background thread's state
-    RANK_HEAPS = 3                  # the list of heaps
-    RANK_HEAP = 4                   # a heap's layers being made; what it holds back
-    RANK_LARGE_REFILL = 5           # one thread at a time maps a new area
-    RANK_LARGE = 6                  # the queues of one large class
-    RANK_EXTENTS = 7                # the extents of a heap
-    RANK_PAGES = 8                  # a page allocator; a heap's three in order of address
-    RANK_CACHES = 9                 # the list of thread caches
-    RANK_REGION = 10                # one region of a primary; many, in order of address
-    RANK_ARENA = 11                 # which arenas a set of them has
-    RANK_SPACE = 12                 # which blocks of the reservation are taken
-    RANK_LEAF = 13                  # nothing is taken under it
-    RANKS = 14
+    RANK_PROFILE = 3                # the heap profile: begun, ended, written out
+    RANK_HEAPS = 4                  # the list of heaps
+    RANK_HEAP = 5                   # a heap's layers being made; what it holds back
+    RANK_LARGE_REFILL = 6           # one thread at a time maps a new area
+    RANK_LARGE = 7                  # the queues of one large class
+    RANK_EXTENTS = 8                # the extents of a heap
+    RANK_PAGES = 9                  # a page allocator; a heap's three in order of address
+    RANK_CACHES = 10                # the list of thread caches
+    RANK_REGION = 11                # one region of a primary; many, in order of address
+    RANK_ARENA = 12                 # which arenas a set of them has
+    RANK_SPACE = 13                 # which blocks of the reservation are taken
+    RANK_SAMPLES = 14               # the heap profile's tables
+    RANK_LEAF = 15                  # nothing is taken under it
+    RANKS = 16
 
 cdef struct Mutex:
     uint32_t word                   # 0 free, 1 held, 2 held and waited for; atomic

@@ -35,8 +35,10 @@ from cython.cimports.freehold.core.sync import (
     RANK_LARGE_REFILL,
     RANK_LEAF,
     RANK_PAGES,
+    RANK_PROFILE,
     RANK_RECLAIM,
     RANK_REGION,
+    RANK_SAMPLES,
     RANK_SPACE,
     RANKS,
     ForkSteps,
@@ -112,6 +114,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"install"
     if rank == RANK_RECLAIM:
         return b"reclaim"
+    if rank == RANK_PROFILE:
+        return b"profile"
     if rank == RANK_HEAPS:
         return b"heaps"
     if rank == RANK_HEAP:
@@ -132,6 +136,8 @@ def rank_name(rank: uint32_t) -> cython.p_const_char:
         return b"arena"
     if rank == RANK_SPACE:
         return b"space"
+    if rank == RANK_SAMPLES:
+        return b"samples"
     if rank == RANK_LEAF:
         return b"leaf"
     return b"unranked"

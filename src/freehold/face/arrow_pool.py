@@ -12,9 +12,8 @@ import cython
 from cython.cimports.cpython.mem import PyMem_RawCalloc
 from cython.cimports.freehold.core.account import HeapStats
 from cython.cimports.freehold.core.heap import (
-    heap_allocate,
+    heap_allocate_as,
     heap_allocate_in,
-    heap_allocate_line,
     heap_boot,
     heap_deallocate,
     heap_left,
@@ -23,9 +22,10 @@ from cython.cimports.freehold.core.heap import (
     heap_purge,
     heap_purge_of,
     heap_read_stats_of,
-    heap_reallocate,
+    heap_reallocate_as,
 )
 from cython.cimports.freehold.core.heaps import heaps_close
+from cython.cimports.freehold.core.sampling import SOURCE_ARROW, sampling_source
 from cython.cimports.freehold.face.arrow_layout import (
     ALLOCATE,
     BACKEND_NAME,
@@ -77,7 +77,7 @@ from cython.cimports.freehold.face.tenant import (
     tenant_leave,
     tenant_took,
 )
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint64_t, uintptr_t
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
 from freehold.face import arrow_layout
 
@@ -125,8 +125,10 @@ def refuse_size(result: cython.pp_void, size: int64_t, alignment: int64_t) -> cy
 def move_aligned(p: cython.p_void, old: cython.size_t, size: cython.size_t, alignment: cython.size_t) -> cython.p_void:
     """Resize a block: where it is, if it can be, and lies well enough. NULL: it could not be, and is as it was."""
     if cython.likely(cython.cast(uintptr_t, p) & (alignment - 1) == 0):
-        return heap_reallocate(p, size, alignment)
+        return heap_reallocate_as(p, size, alignment, SOURCE_ARROW)
+    source: uint32_t = sampling_source(SOURCE_ARROW)
     new: cython.p_void = heap_allocate_in(heap_of(p), size, alignment)
+    sampling_source(source)
     if new != cython.NULL:
         memcpy(new, p, old if old < size else size)
         heap_deallocate(p)
@@ -148,11 +150,11 @@ def default_allocate(
         return cython.cast(Allocate, before[the_layout.at[ALLOCATE]])(result, the_pool, size, alignment, out)
     p: cython.p_void = cython.NULL
     if cython.likely(size > 0 and alignment == LINE):
-        p = heap_allocate_line(size)
+        p = heap_allocate_as(size, LINE, SOURCE_ARROW)
     elif size == 0 and 0 < alignment <= SAFE_ALIGNMENT:
         p = no_bytes
     elif size >= 0 and alignment > 0:
-        p = heap_allocate(size + (size == 0), alignment)
+        p = heap_allocate_as(size + (size == 0), alignment, SOURCE_ARROW)
     if cython.unlikely(p == cython.NULL):
         return refuse_size(result, size, alignment)
     out[0] = cython.cast(cython.pointer[uint8_t], p)
@@ -338,6 +340,7 @@ def pool_take(
 ) -> cython.p_void:
     """Allocate, or resize a block; ask `on_limit` where that is refused. For who has entered; *shut*: and is out."""
     new: cython.p_void = cython.NULL
+    source: uint32_t = sampling_source(SOURCE_ARROW)
     again: cython.bint = True
     while again:
         if p == cython.NULL:
@@ -345,6 +348,7 @@ def pool_take(
         else:
             new = move_aligned(p, old, size, alignment)
         again = new == cython.NULL and pool.tenant.context.asks and pool_asks(pool, size, shut)
+    sampling_source(source)
     return new
 
 

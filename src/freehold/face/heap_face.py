@@ -30,12 +30,13 @@ from cython.cimports.freehold.core.heap import (
     heap_owns,
     heap_purge_of,
     heap_read_stats_of,
-    heap_reallocate,
+    heap_reallocate_as,
     heap_set_limit,
     heap_usable_size,
 )
 from cython.cimports.freehold.core.heaps import heaps_close, heaps_open
 from cython.cimports.freehold.core.home import HeapConfig, home_set_name
+from cython.cimports.freehold.core.sampling import SOURCE_BLOCK, SOURCE_NUMPY, sampling_source
 from cython.cimports.freehold.core.vm import vm_bind, vm_facts, vm_map, vm_populate, vm_unmap_metadata
 from cython.cimports.freehold.face.heap_face import NUMPY_SET_HANDLER, Context, SetHandler
 from cython.cimports.freehold.face.numpy_handler import (
@@ -55,7 +56,7 @@ from cython.cimports.freehold.face.tenant import (
     tenant_shut,
     tenant_wait,
 )
-from cython.cimports.libc.stdint import uint64_t, uintptr_t
+from cython.cimports.libc.stdint import uint32_t, uint64_t, uintptr_t
 from cython.cimports.libc.string import memset, strncpy
 
 NO_LIMIT = (1 << 64) - 1
@@ -168,13 +169,13 @@ class Core:
 
     def allocate(self, size: cython.size_t, alignment: cython.size_t, zero: cython.bint) -> int:
         """Return the address of a new block; 0: refused, also after asking."""
-        p: cython.p_void = core_take(cython.address(self._context), size, alignment, zero)
+        p: cython.p_void = core_take(cython.address(self._context), size, alignment, zero, SOURCE_BLOCK)
         return cython.cast(uintptr_t, p)
 
     def resize(self, address: uintptr_t, size: cython.size_t, alignment: cython.size_t) -> int:
         """Return where a block of the heap is now; 0: refused, and it is where it was."""
         p: cython.p_void = core_move(
-            cython.address(self._context), cython.cast(cython.p_void, address), size, alignment
+            cython.address(self._context), cython.cast(cython.p_void, address), size, alignment, SOURCE_BLOCK
         )
         return cython.cast(uintptr_t, p)
 
@@ -275,8 +276,13 @@ def core_forget(capsule: object) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def core_take(
-    context: cython.pointer[Context], size: cython.size_t, alignment: cython.size_t, zero: cython.bint
+    context: cython.pointer[Context],
+    size: cython.size_t,
+    alignment: cython.size_t,
+    zero: cython.bint,
+    source: uint32_t,
 ) -> cython.p_void:
+    before: uint32_t = sampling_source(source)
     p: cython.p_void = cython.NULL
     again: cython.bint = context.heap != cython.NULL
     while again:
@@ -285,6 +291,7 @@ def core_take(
         else:
             p = heap_allocate_in(context.heap, size, alignment)
         again = p == cython.NULL and core_refused(context, size) and context.heap != cython.NULL
+    sampling_source(before)
     return p
 
 
@@ -292,11 +299,15 @@ def core_take(
 @cython.nogil
 @cython.exceptval(check=False)
 def core_move(
-    context: cython.pointer[Context], p: cython.p_void, size: cython.size_t, alignment: cython.size_t
+    context: cython.pointer[Context],
+    p: cython.p_void,
+    size: cython.size_t,
+    alignment: cython.size_t,
+    source: uint32_t,
 ) -> cython.p_void:
-    new: cython.p_void = heap_reallocate(p, size, alignment)
+    new: cython.p_void = heap_reallocate_as(p, size, alignment, source)
     while new == cython.NULL and context.heap != cython.NULL and core_refused(context, size):
-        new = heap_reallocate(p, size, alignment)
+        new = heap_reallocate_as(p, size, alignment, source)
     return new
 
 
@@ -318,7 +329,7 @@ def core_refused(context: cython.pointer[Context], size: cython.size_t) -> cytho
 @cython.nogil
 @cython.exceptval(check=False)
 def core_malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
-    return core_take(cython.cast(cython.pointer[Context], ctx), size, ALIGNMENT, False)
+    return core_take(cython.cast(cython.pointer[Context], ctx), size, ALIGNMENT, False, SOURCE_NUMPY)
 
 
 @cython.cfunc
@@ -327,7 +338,7 @@ def core_malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
 def core_calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cython.p_void:
     if size != 0 and count > ~cython.cast(cython.size_t, 0) // size:
         return cython.NULL
-    return core_take(cython.cast(cython.pointer[Context], ctx), count * size, ALIGNMENT, True)
+    return core_take(cython.cast(cython.pointer[Context], ctx), count * size, ALIGNMENT, True, SOURCE_NUMPY)
 
 
 @cython.cfunc
@@ -338,7 +349,7 @@ def core_realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> c
         return core_malloc(ctx, size)
     if not heap_owns(p):  # no array of this handler has such data
         return cython.NULL
-    return core_move(cython.cast(cython.pointer[Context], ctx), p, size + (size == 0), ALIGNMENT)
+    return core_move(cython.cast(cython.pointer[Context], ctx), p, size + (size == 0), ALIGNMENT, SOURCE_NUMPY)
 
 
 @cython.cfunc

@@ -12,12 +12,13 @@ from cython.cimports.cpython.buffer import Py_buffer, PyBUF_SIMPLE, PyBuffer_Rel
 from cython.cimports.cpython.pycapsule import PyCapsule_GetPointer
 from cython.cimports.freehold.core.heap import (
     heap_allocate_line,
-    heap_allocate_zeroed,
+    heap_allocate_zeroed_as,
     heap_boot,
     heap_owns,
-    heap_reallocate,
+    heap_reallocate_as,
     heap_take_back,
 )
+from cython.cimports.freehold.core.sampling import SOURCE_NUMPY
 from cython.cimports.freehold.face.numpy_handler import (
     FIRST_WITH_HANDLERS,
     NUMPY_FEATURE_VERSION,
@@ -59,14 +60,14 @@ def hook_calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -
         global errno
         errno = ENOMEM
         return cython.NULL
-    return heap_allocate_zeroed(count * size, ALIGNMENT)
+    return heap_allocate_zeroed_as(count * size, ALIGNMENT, SOURCE_NUMPY)
 
 
 def hook_realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cython.p_void:
     if p == cython.NULL:
         return hook_malloc(ctx, size)
     if heap_owns(p):
-        return heap_reallocate(p, size + (size == 0), ALIGNMENT)
+        return heap_reallocate_as(p, size + (size == 0), ALIGNMENT, SOURCE_NUMPY)
     return before.realloc(before.ctx, p, size)
 
 
