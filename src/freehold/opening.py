@@ -6,6 +6,7 @@ Imports next to nothing: it runs at the start of every process that follows `fre
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from freehold import config
@@ -49,6 +50,7 @@ def open_heap() -> None:
         return
     if is_preloaded():
         _chosen, _is_open = _at_start(), True
+        _name_frames()
         return
     from freehold.face import process_heap
 
@@ -61,6 +63,15 @@ def open_heap() -> None:
     if not any(name in os.environ for name in SAYS_HOW_LIBC_KEEPS):
         process_heap.have_libc_give_back(1 << 20)
     _is_open = True
+    _name_frames()
+
+
+def _name_frames() -> None:
+    """Have a heap profile, should anybody ask for one, say which lines blocks come from."""
+    from freehold.face import python_frames
+
+    with contextlib.suppress(RuntimeError):  # only the main interpreter can
+        python_frames.install_hooks()
 
 
 def is_preloaded() -> bool:

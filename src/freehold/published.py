@@ -24,7 +24,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-__all__ = ["CALLS", "LAYERS", "Heap", "Layer", "NotPublished", "Page", "Range", "Snapshot", "find", "processes"]
+__all__ = [
+    "CALLS",
+    "LAYERS",
+    "Heap",
+    "Layer",
+    "NotPublished",
+    "Page",
+    "Range",
+    "Snapshot",
+    "ask_profile",
+    "find",
+    "processes",
+]
 
 VERSION = 1
 LINK = "/memfd:freehold.page"
@@ -35,7 +47,8 @@ CALLS = (
 )  # fmt: skip
 
 HEAD = struct.Struct("=8sIIQQQQQQ")
-BELL, PURGE, MAP = 64, 68, 72  # where the words of the readers are
+BELL, PURGE, MAP, PROFILE, PROFILE_MS, PROFILE_DONE = 64, 68, 72, 76, 80, 84  # where the words of the readers are
+PROFILE_FILE = 120  # … and one that answers them
 BODY = 128
 CALL_ROOM = 16
 PROCESS = struct.Struct(f"={14 + 4 * CALL_ROOM}Q")
@@ -198,6 +211,26 @@ def find(pid: int) -> Page:
         raise NotPublished(f"process {pid} has just ended") from None
 
 
+def ask_profile(pid: int, seconds: float = 10.0) -> bytes:
+    """Return the heap profile of process *pid*, as `freehold.profiles.Profile.read` takes it.
+
+    Args:
+        pid: the process. It is not stopped; its reclaim thread writes the profile.
+        seconds: where it takes no profile yet, how long it is to take one before this returns; 0: not at all.
+
+    Raises:
+        NotPublished: there is no such process, it is not ours, it publishes nothing, or it does not answer; or takes no
+            profile, where *seconds* is 0.
+    """
+    with find(pid) as page:
+        content = page.profile(seconds)
+    if content is None:
+        raise NotPublished(f"process {pid} does not answer")
+    if not content:
+        raise NotPublished(f"process {pid} takes no profile")
+    return content
+
+
 def _descriptor(pid: int, *, careful: bool = False) -> int | None:
     """Return the number of the file that is the page of *pid*. It is a high one, so they are looked at from the top."""
     folder = f"/proc/{pid}/fd"
@@ -324,6 +357,39 @@ class Page:
             if after is not None and after.purges > before.purges:
                 return after.purges_bytes - before.purges_bytes
         return None
+
+    def profile(self, seconds: float = 10.0, timeout_s: float = 10.0) -> bytes | None:
+        """Ask for the heap profile; nothing in it: there is none; None: the process did not answer in time.
+
+        Args:
+            seconds: how long it is to take one first, where it does not yet; 0: not at all.
+            timeout_s: how much longer than that to wait.
+        """
+        before = self._profiles() >> 32
+        struct.pack_into("=I", self._map, PROFILE_MS, min(int(seconds * 1000), (1 << 32) - 1))
+        self._write(PROFILE)
+        end = time.monotonic() + seconds + timeout_s
+        while self._profiles() >> 32 == before:
+            if time.monotonic() > end or not self.is_alive():
+                return None
+            self.wait_for(self.ring(), 0.25)
+            time.sleep(0.005)
+        descriptor = self._profiles() & 0xFFFFFFFF
+        if descriptor == 0:
+            return b""
+        try:
+            with open(f"/proc/{self.pid}/fd/{descriptor}", "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+        finally:
+            self._write(PROFILE_DONE)
+            self.ring()
+
+    def _profiles(self) -> int:
+        """Return how many profiles were written, and in which file the last one is."""
+        written: int = struct.unpack_from("=Q", self._map, PROFILE_FILE)[0]
+        return written
 
     def _sequence(self) -> int:
         sequence: int = struct.unpack_from("=Q", self._map, 16)[0]

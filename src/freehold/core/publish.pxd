@@ -41,7 +41,7 @@ cdef struct PageHead:               # 64 bytes
     uint64_t body_bytes             # in use, from the process's record on
     uint64_t pid                    # who writes it, by its own numbers
     uint64_t opened_ns              # CLOCK_MONOTONIC
-    uint64_t profile                # how many were written << 32 | number of the file; 0 for that: there was none to write
+    uint64_t spare
 
 cdef struct Knock:                  # 64 bytes, written by readers
     uint32_t bell                   # changed: publish now
@@ -50,7 +50,8 @@ cdef struct Knock:                  # 64 bytes, written by readers
     uint32_t profile                # changed: write the heap profile into a file of this process, and publish its number
     uint32_t profile_ms             # … after so long, if there is no profile yet; 0: then there is none
     uint32_t profile_done           # changed: the file is not needed any more
-    uint32_t spare[10]
+    uint32_t spare[8]
+    uint64_t profile_file           # not theirs: how many profiles were written << 32 | number of the file; 0: there was none to write
 
 cdef struct PublishedProcess:       # words; bytes where nothing else is said
     uint64_t now_ns                 # when it was published, by CLOCK_MONOTONIC

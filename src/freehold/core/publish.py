@@ -224,7 +224,7 @@ def publish_profile(fd: cython.int) -> cython.void:
     the_profile_inode = page_inode(fd)
     profiles_written += 1
     profile_done_heard = load32_relaxed(cython.address(the_page.knock.profile_done))
-    store64_release(cython.address(the_page.head.profile), profiles_written << 32 | cython.cast(uint32_t, most(fd, 0)))
+    store64_release(cython.address(the_page.knock.profile_file), profiles_written << 32 | cython.cast(uint32_t, most(fd, 0)))
 
 
 def publish_profile_over() -> cython.void:
