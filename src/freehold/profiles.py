@@ -146,12 +146,16 @@ class Profile:
         """
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls(**_parse(bytes(source)))
-        with open(source, "rb") as file:
-            content = _content(file)
         try:
-            return cls(**_parse(content))
+            return cls(**_parse(cls.content(source)))
         except BadProfile as problem:
             raise BadProfile(f"{os.fspath(source)}: {problem}") from None
+
+    @staticmethod
+    def content(path: str | os.PathLike[str]) -> bytes:
+        """Return the bytes of the dump at *path*; of another file, however long, just its beginning."""
+        with open(path, "rb") as file:
+            return _content(file)
 
     def encode(self, format: str, *, live: bool = True) -> bytes:
         """Return the profile in one of the formats: html, speedscope, pprof, collapsed, raw.
@@ -252,9 +256,9 @@ class Profile:
 
 def format_of(path: str) -> str:
     """Return the format that a file's name tells by its ending."""
-    for ending, format in FORMATS.items():
+    for ending, name in FORMATS.items():
         if path.endswith(ending):
-            return format
+            return name
     *most, last = FORMATS
     raise ValueError(f"{path}: expected a name that ends in {', '.join(most)} or {last}")
 
@@ -396,8 +400,8 @@ def _dump(profile: Profile) -> bytes:
     lists = [numbers[frame] for stack in profile.stacks for frame in stack.frames]
     stacks, first = [], 0
     for x in profile.stacks:
-        figures = (x.live_count, x.live_bytes, x.total_count, x.total_bytes, x.heap)
-        stacks.append(STACK.pack(*figures, SOURCES.index(x.source), len(x.frames), first))
+        words = (x.live_count, x.live_bytes, x.total_count, x.total_bytes, x.heap)
+        stacks.append(STACK.pack(*words, SOURCES.index(x.source), len(x.frames), first))
         first += len(x.frames)
     heaps = b"".join([HEAP.pack(id_, _cut(name, 39)) for id_, name in profile.heaps.items()])
     body = b"".join([frames, *stacks, struct.pack(f"<{len(lists)}Q", *lists), heaps, text])

@@ -1,6 +1,6 @@
 """A heap profile as a flame graph: one HTML file that needs neither network nor anything else.
 
-The page is `profile_page.html` with its style and script put in, and the profile as JSON: the stacks as a tree, so that
+The page is `profile_page.html` with its style and scripts put in, and the profile as JSON: the stacks as a tree, so that
 what they have in common is told once. The page's own policy forbids it to load or send anything.
 
 Thread-safety: functions of their arguments.
@@ -32,10 +32,12 @@ def as_html(profile: Profile, *, live: bool = True) -> bytes:
     told = json.dumps(document(profile, live=live), separators=(",", ":"))
     page = Template(_part("profile_page.html")).substitute(
         pid=profile.pid,
-        facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts(profile)),
+        facts="".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in [*facts(profile)][1:]
+        ),
         remarks="".join(f"<p class=remark>{escape(text)}</p>" for text in _remarks(profile)),
         style=_part("profile_page.css"),
-        script=_part("profile_page.js"),
+        script=_part("profile_tree.js") + _part("profile_page.js"),
         profile=told.replace("<", "\\u003c"),  # no name can end the element that holds it
     )
     return page.encode()

@@ -1,115 +1,11 @@
-"use strict";
-// The flame graph of a heap profile. `data` is what profile_html.py says; `shown` what the reader has chosen;
-// `tree` the stacks as they are drawn: arrays by node, parents before their children, node 0 for all.
-// Nothing here recurses (stacks may be deep), and names reach the page only as text.
+// The flame graph of a heap profile, and what stands around it: drawn on a canvas, steered with mouse and keys.
+// Only what is wide enough to be seen is drawn, so that its cost is the picture's, not the profile's.
+// What a program calls its files and functions reaches the page only as text.
 
-const $ = (id) => document.getElementById(id);
-const data = JSON.parse($("profile").textContent);
-const KINDS = data.sources.length;
 const ROW = 20, LEAST = 0.5, SHADES = 5; // pixels: a frame's height, and the width below which none is drawn
 const HUES = { numpy: 212, arrow: 28, obj: 145, mem: 176, raw: 95, malloc: 268, block: 330, other: 220 };
-const shown = { live: data.live, bytes: true, up: false, hidden: new Set(), find: "" };
 const graph = $("graph"), canvas = graph.querySelector("canvas"), pen = canvas.getContext("2d");
-let tree, zoomed = 0, picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [];
-
-// ---- words ----
-
-function size(count) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-  let power = 0;
-  for (; count >= 999.5 && power < units.length - 1; power++) count /= 1024;
-  return `${count.toFixed(power === 0 || count >= 99.95 ? 0 : count >= 9.995 ? 1 : 2)} ${units[power]}`;
-}
-const blocks = (count) => `${Math.round(count).toLocaleString("en-US")} block${Math.round(count) === 1 ? "" : "s"}`;
-const amount = (value) => (shown.bytes ? size(value) : blocks(value));
-const share = (part, whole) => (whole > 0 ? `${((100 * part) / whole).toFixed(part < whole / 10 ? 1 : 0)} %` : "0 %");
-const kind = () => (data.grown ? "more " : "") + (shown.live ? "live" : "allocated in total");
-
-function place(frame) {
-  const [name, file, line] = data.frames[frame];
-  return { name, file: data.files[file][1] && `${data.files[file][0]}:${line}`, path: `${data.files[file][1]}:${line}` };
-}
-function label(node) {
-  return node === 0 ? "all" : data.frames[tree.frame[node]][0];
-}
-function element(tag, text, more = {}) {
-  return Object.assign(document.createElement(tag), { textContent: text }, more);
-}
-
-// ---- the tree ----
-
-const offset = () => 3 + (shown.live ? 0 : 2);
-const visible = () => data.stacks.filter((stack) => !shown.hidden.has(stack[1]) && stack[offset()] + stack[offset() + 1] > 0);
-
-/** The nodes of the picture, and for each visible stack the one where it ends. */
-function planted() {
-  const stacks = visible(), ends = new Map();
-  if (!shown.up) {
-    for (const stack of stacks) ends.set(stack, stack[0]);
-    return { parent: data.parents, frame: data.places, stacks, ends };
-  }
-  const parent = [0], frame = [-1], children = new Map(), width = data.frames.length;
-  for (const stack of stacks) {
-    let at = 0;
-    for (let from = stack[0]; from; from = data.parents[from]) {
-      const step = at * width + data.places[from];
-      let next = children.get(step);
-      if (next === undefined) {
-        next = parent.length;
-        parent.push(at);
-        frame.push(data.places[from]);
-        children.set(step, next);
-      }
-      at = next;
-    }
-    ends.set(stack, at);
-  }
-  return { parent, frame, stacks, ends };
-}
-
-function grow() {
-  const { parent, frame, stacks, ends } = planted();
-  const count = parent.length, first = offset() + (shown.bytes ? 0 : 1), second = offset() + (shown.bytes ? 1 : 0);
-  const value = new Float64Array(count), other = new Float64Array(count), by = new Float64Array(count * KINDS);
-  const depth = new Int32Array(count);
-  for (const stack of stacks) {
-    value[ends.get(stack)] += stack[first];
-    other[ends.get(stack)] += stack[second];
-    by[ends.get(stack) * KINDS + stack[1]] += stack[first];
-  }
-  const own = value.slice();
-  for (let node = 1; node < count; node++) depth[node] = depth[parent[node]] + 1;
-  for (let node = count - 1; node > 0; node--) {
-    value[parent[node]] += value[node];
-    other[parent[node]] += other[node];
-    for (let k = 0; k < KINDS; k++) by[parent[node] * KINDS + k] += by[node * KINDS + k];
-  }
-  tree = { parent, frame, stacks, ends, count, value, other, own, by, depth };
-  place_all();
-}
-
-/** Each node's children, the largest first, and where it begins on the scale that ends at the value of all. */
-function place_all() {
-  const { parent, value, count } = tree;
-  const children = Array.from({ length: count }, () => null), start = new Float64Array(count);
-  for (let node = 1; node < count; node++) if (value[node] > 0) (children[parent[node]] ||= []).push(node);
-  for (let node = 0; node < count; node++) {
-    let at = start[node];
-    for (const child of (children[node] || []).sort((a, b) => value[b] - value[a] || a - b)) {
-      start[child] = at;
-      at += value[child];
-    }
-  }
-  Object.assign(tree, { children, start });
-}
-
-/** For each node whether it is the zoomed one or below it. */
-function inside() {
-  const is = new Uint8Array(tree.count);
-  is[zoomed] = 1;
-  for (let node = zoomed + 1; node < tree.count; node++) is[node] = is[tree.parent[node]];
-  return is;
-}
+let picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [];
 
 // ---- drawing ----
 
@@ -167,7 +63,7 @@ function draw() {
 }
 
 function box(node, x, end, y) {
-  const wide = end - x - (end - x > 3 ? 1 : 0), dim = tree.hit && !tree.hit[tree.frame[node]];
+  const wide = end - x - (end - x > 3 ? 1 : 0), dim = node && tree.hit && !tree.hit[tree.frame[node]];
   pen.globalAlpha = dim ? 0.3 : 1;
   pen.fillStyle = fill(node);
   pen.fillRect(x, y, wide, ROW - 1);
@@ -205,6 +101,7 @@ function stripe(node, x, wide, y) {
 
 function zoom(node, glide = true) {
   zoomed = node;
+  $("tip").hidden = true;
   const is = inside(), to = [tree.start[node], tree.start[node] + tree.value[node]];
   tree.deepest = 0;
   for (let i = 0; i < tree.count; i++) if (is[i] && tree.value[i] > 0) tree.deepest = Math.max(tree.deepest, tree.depth[i]);
@@ -237,6 +134,7 @@ function leave() {
 
 function pick(node) {
   picked = node;
+  $("tip").hidden = true;
   const y = tree.depth[node] * ROW, height = canvas.clientHeight;
   if (y < graph.scrollTop) graph.scrollTop = y;
   if (y + ROW > graph.scrollTop + height) graph.scrollTop = y + ROW - height;
@@ -260,7 +158,7 @@ function node_at(event) {
 function figures(node) {
   const value = tree.value[node], other = tree.other[node], rows = [];
   rows.push([shown.bytes ? size(value) : blocks(value), kind()]);
-  rows.push([shown.bytes ? blocks(other) : size(other), shown.bytes ? `${size(value / (other || 1))} each` : `${size(other / (value || 1))} each`]);
+  rows.push([shown.bytes ? blocks(other) : size(other), `of ${size(shown.bytes ? value / (other || 1) : other / (value || 1))} on average`]);
   rows.push([share(value, tree.value[0]), "of all that is shown"]);
   if (zoomed) rows.push([share(value, tree.value[zoomed]), "of what is zoomed to"]);
   if (!shown.up && tree.own[node] > 0) rows.push([amount(tree.own[node]), "allocated here itself"]);
@@ -339,18 +237,19 @@ function fill_lines(is) {
   tree.stacks.forEach((stack, turn) => {
     if (!is[tree.ends.get(stack)]) return;
     itself[data.places[stack[0]]] += stack[first];
+    also[data.places[stack[0]]] += stack[second];
     for (let node = stack[0]; node; node = data.parents[node]) {
       const frame = data.places[node];
       if (seen[frame] === turn) continue;
       seen[frame] = turn;
       under[frame] += stack[first];
-      also[frame] += stack[second];
     }
   });
   const order = [...itself.keys()].filter((i) => under[i] > 0);
   order.sort((a, b) => itself[b] - itself[a] || under[b] - under[a]);
   const whole = tree.value[zoomed];
   $("lines").tBodies[0].replaceChildren(...order.slice(0, 50).map((i) => line(i, itself[i], under[i], also[i], whole)));
+  for (const bar of $("lines").querySelectorAll("i")) bar.style.width = `${(2.6 * bar.dataset.part) / (itself[order[0]] || 1)}rem`;
 }
 
 function line(frame, itself, under, also, whole) {
@@ -364,10 +263,9 @@ function line(frame, itself, under, also, whole) {
   };
   cell.append(link);
   const bar = element("i", ""), parted = element("td", share(itself, whole), { className: "share" });
-  bar.style.width = `${whole > 0 ? (3.2 * itself) / whole : 0}rem`;
-  bar.style.setProperty("--hue", "var(--rule)");
+  bar.dataset.part = itself;
   parted.prepend(bar);
-  const counted = Math.round(shown.bytes ? also : under).toLocaleString("en-US");
+  const counted = Math.round(shown.bytes ? also : itself).toLocaleString("en-US");
   row.append(cell, element("td", amount(itself)), parted, element("td", amount(under)), element("td", counted));
   return row;
 }
@@ -406,7 +304,7 @@ function renew() {
   fill_legend();
   $("total").firstElementChild.textContent = amount(tree.value[0]);
   $("total").lastElementChild.textContent =
-    `${kind()}${shown.hidden.size ? " of the sources chosen" : ""}, ${shown.bytes ? blocks(tree.other[0]) : size(tree.other[0])}`;
+    `${kind()}${shown.hidden.size ? " of the sources chosen" : ""}, ${shown.bytes ? blocks(tree.other[0]) : size(tree.other[0])}, estimated`;
   search();
   zoom(0, false);
 }

@@ -30,7 +30,9 @@ SOURCE_NAMES = {
     "block": "blocks by name",
     "other": "other",
 }
-UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 ROOTS = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
 
 
@@ -83,7 +85,7 @@ def facts(profile: Profile) -> Iterator[tuple[str, str]]:
         yield "profiled for", _duration((profile.written - profile.began).total_seconds())
     else:
         yield "growth since", f"{profile.since.astimezone():%Y-%m-%d %H:%M:%S}"
-    yield "live in all heaps", write(profile.live_bytes)
+    yield "live in all heaps, exact", write(profile.live_bytes)
     yield "peak", write(profile.peak_bytes)
     yield "a sample each", size(profile.interval)
     yield "samples", f"{profile.samples:,}"
