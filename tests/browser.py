@@ -5,10 +5,12 @@ It is spoken to through a pipe, in the protocol that its developer tools speak; 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ SWITCHES = (
     "--disable-sync", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1",
     "--remote-debugging-pipe",
 )  # fmt: skip
+# It reads requests from file 3 and writes answers to file 4.
+START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Backspace": 8}
 
 
@@ -112,16 +116,14 @@ def browser() -> Iterator[Browser]:
     """Start Chromium with one page, and end it."""
     ours, theirs = os.pipe(), os.pipe()
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(prefix="chromium") as folder:
-        # It reads requests from file 3 and writes answers to file 4.
-        script = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
+    with tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True) as folder:
+        given = [fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in (ours[0], theirs[1])]
         process = subprocess.Popen(
-            ["sh", "-c", script, CHROMIUM, *SWITCHES, f"--user-data-dir={folder}", "about:blank"],
-            pass_fds=(ours[0], theirs[1]), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**os.environ, "HOME": folder},
+            [sys.executable, "-c", START, *map(str, given), CHROMIUM, *SWITCHES, f"--user-data-dir={folder}"],
+            pass_fds=given, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(ours[0])
-        os.close(theirs[1])
+        for file in (ours[0], theirs[1], *given):
+            os.close(file)
         try:
             yield Browser(ours[1], theirs[0])
         finally:
