@@ -106,7 +106,12 @@ class Browser:
 
     def problems(self) -> list[str]:
         """Return what the page complained about, and what it tried to load beside itself."""
-        wrong = [e for e in self.events if e["method"] in {"Runtime.exceptionThrown", "Log.entryAdded"}]
+        wrong = [
+            event
+            for event in self.events
+            if event["method"] == "Runtime.exceptionThrown"
+            or (event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error")
+        ]
         asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [*map(str, wrong), *(url for url in asked[1:] if not url.startswith("data:"))]
 

@@ -250,7 +250,7 @@ def test_stacks_of_any_depth_can_be_drawn(chromium: Browser, tmp_path: Path) -> 
     chromium.settle()
     page.click(10_000, 0.5)
 
-    assert page.told().startswith("f0 a.py:0")
+    assert page.told().startswith("f0 /a.py:0")
     assert [] == chromium.problems()
 
 

@@ -3,7 +3,7 @@
 // What a program calls its files and functions reaches the page only as text.
 
 const ROW = 20, LEAST = 0.5, SHADES = 5; // pixels: a frame's height, and the width below which none is drawn
-const HUES = { numpy: 212, arrow: 28, obj: 145, mem: 176, raw: 95, malloc: 268, block: 330, other: 220 };
+const HUES = { numpy: 255, arrow: 62, obj: 152, mem: 200, raw: 118, malloc: 302, block: 0, other: 255 };
 const graph = $("graph"), canvas = graph.querySelector("canvas"), pen = canvas.getContext("2d");
 let picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [];
 
@@ -11,11 +11,10 @@ let picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [
 
 function paint_box() {
   const style = getComputedStyle(document.documentElement), get = (name) => style.getPropertyValue(name).trim();
-  const light = parseFloat(get("--light"));
-  colours = data.sources.map(([name]) =>
-    Array.from({ length: SHADES }, (_, i) => `hsl(${HUES[name]} ${name === "other" ? 8 : 62}% ${light + 2.2 * (i - 2)}%)`));
+  const light = parseFloat(get("--light")), vivid = parseFloat(get("--vivid"));
+  colours = data.sources.map(([name]) => // all of one lightness, so that text can be read on each
+    Array.from({ length: SHADES }, (_, i) => `oklch(${light + 0.02 * (i - 2)} ${name === "other" ? 0.012 : vivid} ${HUES[name]})`));
   colours.ink = get("--on");
-  colours.edge = get("--edge");
   colours.all = get("--rule");
   colours.outline = get("--ink");
   for (const swatch of $("legend").querySelectorAll("i")) swatch.style.setProperty("--hue", hue(swatch.dataset.kind));
@@ -254,7 +253,7 @@ function fill_lines(is) {
 
 function line(frame, itself, under, also, whole) {
   const row = document.createElement("tr"), where = place(frame), cell = element("td", "");
-  const link = element("a", where.name, { href: "#", title: where.path });
+  const link = element("a", `${where.name} `, { href: "#", title: where.path });
   link.append(element("span", where.file));
   link.onclick = (event) => {
     event.preventDefault();
