@@ -24,6 +24,7 @@ VERBS = {
     "stats": "show what the heaps of this process hold, or those in a report",
     "top": "look into running processes: what their heaps hold, and how that changes",
     "map": "draw where the memory of a running process's heaps is",
+    "profile": "show which lines of a program hold its memory: as a table, a flame graph, or for other tools",
     "enable": "have every Python of this environment start on the freehold heap",
     "disable": "take back what enable did",
     "doctor": "say what would work here, what would not, and why",
