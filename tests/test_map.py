@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,14 +14,9 @@ import pytest
 
 from freehold.view import heap_map
 from freehold.view.top_text import size
-from watched import Child, children, page_of
+from watched import Child, page_of
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
-    yield from children()
 
 
 @pytest.fixture

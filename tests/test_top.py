@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,12 +18,7 @@ from freehold.published import LAYERS, NotPublished
 from freehold.view import top_text
 from freehold.view.top_app import ListScreen, ProcessScreen, TopApp
 from freehold.view.watch import Watch, Watches, command_of
-from watched import Child, children, page_of, wait_for
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
-    yield from children()
+from watched import Child, page_of, wait_for
 
 
 @pytest.fixture

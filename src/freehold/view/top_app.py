@@ -28,6 +28,8 @@ from freehold.view.watch import Sample, Watch, Watches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from textual.worker import Worker
+
 __all__ = ["TopApp"]
 
 
@@ -88,7 +90,7 @@ class Looking(Screen[None]):
     def _look_soon(self) -> None:
         if not self._busy.locked() and self.is_current:
             # The function, not its coroutine: once the app ends, nobody would await that.
-            self.run_worker(self.look, exit_on_error=True)  # type: ignore[arg-type]
+            _: Worker[None] = self.run_worker(self.look)
 
     async def look(self) -> None:
         """Ask, in a thread, and show what there is."""
@@ -129,7 +131,7 @@ class Looking(Screen[None]):
         """Have the process give everything idle back."""
         watch = self.watch_to_purge()
         if watch is not None:
-            self.run_worker(partial(self._purge, watch))  # type: ignore[arg-type]
+            _: Worker[None] = self.run_worker(partial(self._purge, watch))
 
     async def _purge(self, watch: Watch) -> None:
         async with self._busy:
