@@ -11,7 +11,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from freehold import config
+from freehold.config import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         of_verb = verbs.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
         if argv[:1] == [name]:
             verb = import_module(f"freehold.cli.{name}")
-            of_verb.set_defaults(**dict.fromkeys(config.OPTIONS))  # a verb need not have a word for each
+            of_verb.set_defaults(**dict.fromkeys(OPTIONS))  # a verb need not have a word for each
             verb.add_arguments(of_verb)
             if hasattr(verb, "split"):
                 own, program = verb.split(argv[1:])

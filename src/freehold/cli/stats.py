@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of",
         nargs="?",
         metavar="PID|FILE",
-        help="a process; or a snapshot, what `freehold stats --json` printed, a report of `freehold run -o FILE.json`",
+        help="a process; or a snapshot, what `freehold stats --json` printed, or a report of `freehold run`",
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object, which `freehold diff` can read")
 

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
     from freehold.published import Layer, Range, Snapshot
 
-__all__ = ["COLOURS", "SIDE", "WIDTH", "Cell", "Picture", "Words", "as_html", "as_svg", "cell_bytes", "picture"]
+__all__ = [
+    "COLOURS",
+    "SIDE",
+    "WIDTH",
+    "Cell",
+    "Picture",
+    "Words",
+    "as_html",
+    "as_svg",
+    "cell_bytes",
+    "picture",
+    "printable",
+]
 
 COLOURS = {"active": "#2f6db3", "idle": "#e08e2b", "retained": "#d9dee4"}
 CELLS = 3000  # at most, over all ranges
@@ -181,7 +193,12 @@ def as_svg(seen: Snapshot, command: str, when: str) -> str:
 def _text(words: Words) -> str:
     names = " ".join(filter(None, (words.kind, "number" if words.number else "")))
     told = f' class="{names}"' if names else ""
-    return f'<text x="{words.x}" y="{words.y}"{told}>{escape(words.text)}</text>'
+    return f'<text x="{words.x}" y="{words.y}"{told}>{escape(printable(words.text))}</text>'
+
+
+def printable(text: str) -> str:
+    """Return a text that a document can hold: a heap's name may be anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _square(cell: Cell) -> str:

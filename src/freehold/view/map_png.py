@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from freehold.view.heap_map import COLOURS, SIDE, WIDTH, Cell, Words, picture
+from freehold.view.heap_map import COLOURS, SIDE, WIDTH, Cell, Words, picture, printable
 
 if TYPE_CHECKING:
     from freehold.published import Snapshot
@@ -43,7 +43,7 @@ def _write(draw: ImageDraw.ImageDraw, words: Words) -> None:
     font = ImageFont.load_default(SIZES.get(words.kind, 12.0) * SCALE)
     for shift in (0, 1) if words.kind == "title" else (0,):
         draw.text(
-            (words.x * SCALE + shift, words.y * SCALE), words.text, INK.get(words.kind, "#222222"), font,
+            (words.x * SCALE + shift, words.y * SCALE), printable(words.text), INK.get(words.kind, "#222222"), font,
             anchor="rs" if words.number else "ls",
         )  # fmt: skip
 

@@ -58,11 +58,13 @@ def _snapshot(read: dict[str, Any]) -> Snapshot:
 
 
 def _of(kind: type[Any], read: dict[str, Any], *but: str) -> dict[str, Any]:
-    """Return the fields that a dataclass has, but some; what should be a number of bytes or blocks is one."""
+    """Return the fields that a dataclass has, but some; what should be a number or a text is one."""
     found = {field.name: read[field.name] for field in fields(kind) if field.name not in but}
     for field in fields(kind):
-        if field.type == "int" and field.name in found:
-            value = found[field.name]
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{field.name} is {value!r}")
+        value = found.get(field.name)
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if field.name in found and not (
+            is_number if field.type == "int" else field.type != "str" or isinstance(value, str)
+        ):
+            raise ValueError(f"{field.name} is {value!r}")
     return found
