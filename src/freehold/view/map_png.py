@@ -1,11 +1,12 @@
 """The picture of `freehold map` as PNG: for what shows neither SVG nor HTML.
 
-Drawn with Pillow, which brings a font along: it looks the same where the machine has none.
+Drawn with Pillow, which brings a font along for a machine that has none; that one knows no letters with accents.
 Thread-safety: a function of its arguments.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ __all__ = ["as_png"]
 SCALE = 2  # pixels for each unit of the picture
 SIZES = {"small": 11.0}
 INK = {"small": "#555555"}
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
 
 def as_png(seen: Snapshot, command: str, when: str) -> bytes:
@@ -39,13 +41,20 @@ def as_png(seen: Snapshot, command: str, when: str) -> bytes:
 
 
 def _write(draw: ImageDraw.ImageDraw, words: Words) -> None:
-    """Write a text; a title twice, since the font has no bold."""
-    font = ImageFont.load_default(SIZES.get(words.kind, 12.0) * SCALE)
-    for shift in (0, 1) if words.kind == "title" else (0,):
-        draw.text(
-            (words.x * SCALE + shift, words.y * SCALE), printable(words.text), INK.get(words.kind, "#222222"), font,
-            anchor="rs" if words.number else "ls",
-        )  # fmt: skip
+    font, text = _font(words, SIZES.get(words.kind, 12.0) * SCALE), printable(words.text)
+    if not isinstance(font, ImageFont.FreeTypeFont) or font.path not in FONTS:
+        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    draw.text(
+        (words.x * SCALE, words.y * SCALE), text, INK.get(words.kind, "#222222"), font,
+        anchor="rs" if words.number else "ls",
+    )  # fmt: skip
+
+
+def _font(words: Words, pixels: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.truetype(FONTS[words.kind == "title"], pixels)
+    except OSError:
+        return ImageFont.load_default(pixels)
 
 
 def _fill(draw: ImageDraw.ImageDraw, cell: Cell) -> None:
