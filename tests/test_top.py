@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Sparkline, Static
 
+from freehold import published
 from freehold.published import LAYERS, NotPublished
 from freehold.view import top_text
 from freehold.view.top_app import ListScreen, ProcessScreen, TopApp
@@ -85,6 +87,27 @@ def test_the_list_is_sorted_as_asked(child) -> None:
 
     assert [large.pid, small.pid] == order("live")
     assert sorted([small.pid, large.pid]) == order("pid")
+
+
+def test_two_hundred_processes_are_listed_at_once_and_leave_nothing(child) -> None:
+    """Each with its own figures; killed, they are gone from the list, and no file of theirs is left."""
+    one = child()
+    one.do("kept.append(np.ones(1000)); r, w = os.pipe(); pids = []")
+    grow = "kept.append(np.ones(100_000 + len(pids))), os.read(r, 1), os._exit(0)"
+    pids = one.do(f"[pids.append(os.fork()) or pids[-1] or ({grow}) for _ in range(200)]; answer = pids")
+    wait_for(lambda: set(pids) <= set(published.processes()))
+
+    def listed() -> dict[int, dict[str, Any]]:
+        return {entry["pid"]: entry for entry in json.loads(top("--json").stdout) if entry["pid"] in set(pids)}
+
+    seen = wait_for(lambda: found if len(found := listed()) == 200 else None, timeout_s=60)
+    assert all(entry["published"]["pid"] == pid for pid, entry in seen.items())
+    assert all(entry["published"]["total"]["allocated"] >= 800_000 for entry in seen.values())
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert 200 * [signal.SIGKILL] == one.do("answer = [os.waitpid(pid, 0)[1] for pid in pids]")
+    assert {} == listed()
+    assert [] == [name for name in os.listdir("/dev/shm") if "freehold" in name]  # noqa: S108
 
 
 @pytest.mark.parametrize(
