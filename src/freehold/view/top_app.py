@@ -150,6 +150,16 @@ class Looking(Screen[None]):
             shown = Text(text, style=style, no_wrap=style == "bold")
             self.query_one(f"#{where}", Static).update(shown, layout=may_wrap)
 
+    def say_table(self, where: str, columns: Sequence[tuple[str, int]], rows: Sequence[tuple[str, ...]]) -> None:
+        """Show a table, if it is another one than stands there."""
+        lines = top_text.table_lines(columns, rows)
+        text, before = "\n".join(lines), self._said.get(where, "")
+        if text != before:
+            self._said[where] = text
+            shown = Text(text, no_wrap=True, overflow="ellipsis")
+            shown.stylize("bold", 0, len(lines[0]))
+            self.query_one(f"#{where}", Static).update(shown, layout=text.count("\n") != before.count("\n"))
+
     def action_freeze(self) -> None:
         """Let what is shown stay as it is, or go on."""
         self.is_frozen = not self.is_frozen
@@ -243,8 +253,8 @@ class ProcessScreen(Looking):
                 yield Sparkline(id="resident", summary_function=max)
                 yield Static(id="live_label")
                 yield Sparkline(id="live", summary_function=max)
-            yield DataTable[Text](id="heaps", cursor_type="none", cell_padding=0, classes="small")
-            yield DataTable[Text](id="layers", cursor_type="none", cell_padding=0, classes="small")
+            yield Static(id="heaps", classes="table")  # a table for each would take most of the time that drawing takes
+            yield Static(id="layers", classes="table")
         yield Static(id="state")
         yield Footer()
 
@@ -257,8 +267,8 @@ class ProcessScreen(Looking):
         self.say("title", top_text.title_line(seen), "bold")
         self.say("space", top_text.space_line(seen))
         self.say("rates", top_text.rates_line(seen))
-        _fill(self.query_one("#heaps", DataTable), top_text.HEAP_COLUMNS, top_text.heap_rows(seen))
-        _fill(self.query_one("#layers", DataTable), top_text.LAYER_COLUMNS, top_text.layer_rows(seen))
+        self.say_table("heaps", top_text.HEAP_COLUMNS, top_text.heap_rows(seen))
+        self.say_table("layers", top_text.LAYER_COLUMNS, top_text.layer_rows(seen))
         if not self._plotted_s or seen.time_s - self._plotted_s > PLOT_EVERY_S:
             self._plotted_s = seen.time_s
             history = list(self.watch_it.history)
@@ -305,7 +315,7 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     DataTable { height: 1fr; scrollbar-size-vertical: 1; }
-    DataTable.small { height: auto; margin-top: 1; }
+    .table { height: auto; margin-top: 1; }
     .plot { height: auto; margin-top: 1; }
     Sparkline { height: 2; }
     #state { height: 1; }
