@@ -31,6 +31,7 @@ ORDER = [
     "install",
     "idle",
     "publishing",
+    "seeing",
 ]
 
 

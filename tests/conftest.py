@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from freehold.face import process_heap
 from freehold.face.vm_face import DEBUG
+from watched import child  # noqa: F401  a fixture for all
 
 # The same examples each time, so that a failure is the change's; HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("repeatable", derandomize=True, database=None)

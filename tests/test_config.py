@@ -121,6 +121,7 @@ def test_defaults():
         "arrow": True,
         "on_error": "abort",
         "publish": True,
+        "log": False,
         "report": False,
     } == values()
 

@@ -464,4 +464,4 @@ def test_H4_the_command_shows_this_process_or_a_report(tmp_path: Path) -> None:
     assert "default" == json.loads(command("--json").stdout)["heaps"][0]["name"]
     assert "current_bytes" in command(str(report)).stdout
     wrong = command(str(tmp_path / "none.json"))
-    assert (2, True) == (wrong.returncode, "none.json is no report" in wrong.stdout)
+    assert (2, "", True) == (wrong.returncode, wrong.stdout, "none.json: No such file" in wrong.stderr)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from freehold.view import heap_map
+from freehold import published
+from freehold.cli import map as map_verb
+from freehold.view import heap_map, saved_map
 from freehold.view.top_text import size
-from watched import Child, children, page_of
+from watched import Child, page_of
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
-    yield from children()
 
 
 @pytest.fixture
@@ -84,7 +85,13 @@ def test_a_page_of_its_own_holds_the_same_picture(one: Child, tmp_path: Path) ->
     ("arguments", "code", "said"),
     [
         ((1 << 22, "-o", "x.svg"), 1, "there is no process 4194304"),
-        ((1, "-o", "x.png"), 2, "-o x.png: expected a name that ends in .svg or .html"),
+        ((1, "-o", "x.gif"), 2, "-o x.gif: expected a name that ends in .svg, .png, .html or .json"),
+        (("none.json", "-o", "x.svg"), 2, "none.json: No such file or directory"),
+        (
+            ("there.svg", "-o", "x.svg"),
+            2,
+            "there.svg: no map, as `freehold map PID -o FILE.json` writes it: JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        ),
         ((1, "-o", "there.svg"), 2, "-o there.svg: exists already; -f overwrites it"),
     ],
 )
@@ -101,6 +108,107 @@ def test_what_can_not_be_drawn_is_said_in_one_line(
 
 def absolute_path() -> str:
     return os.pathsep.join(map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))))
+
+
+def test_a_map_is_kept_and_drawn_later(one: Child, tmp_path: Path) -> None:
+    """The same picture, of the same moment, once the process is over; PNG has its size."""
+    for name in ("kept.json", "now.svg"):
+        assert 0 == draw(one.pid, "-o", tmp_path / name).returncode
+    one.end()
+    for name in ("later.svg", "later.png", "later.html"):
+        assert 0 == draw(tmp_path / "kept.json", "-o", tmp_path / name).returncode
+    kept = saved_map.load(str(tmp_path / "kept.json"))
+    now, later = (ET.parse(tmp_path / name).getroot() for name in ("now.svg", "later.svg"))  # noqa: S314  our own
+
+    def words(root: ET.Element) -> list[str]:
+        return [str(text.text) for text in root.iter(SVG + "text") if not str(text.text).startswith("20")]
+
+    assert words(now) == words(later)
+    assert (tmp_path / "later.svg").read_text() == heap_map.as_svg(*kept)
+    with Image.open(tmp_path / "later.png") as picture:
+        assert (2 * heap_map.WIDTH, 2 * heap_map.picture(*kept).height) == picture.size
+    assert kept == saved_map.load(str(tmp_path / "kept.json"))
+
+
+def test_a_picture_is_named_after_the_program(one: Child, tmp_path: Path) -> None:
+    """Where no name is given; there already, it is not overwritten unless it may be."""
+    environ = {**os.environ, "PYTHONPATH": absolute_path()}
+    done = [draw(one.pid, *more, cwd=tmp_path, env=environ) for more in ([], [], ["-f"])]
+    name = f"freehold-python.{one.pid}.svg"
+
+    assert [(0, name + "\n"), (2, ""), (0, name + "\n")] == [(each.returncode, each.stdout) for each in done]
+    assert f"-o {name}: exists already" in done[1].stderr
+    assert [name] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("python train.py --x", "train"), ("python3 -u /a/b/serve.me.py 1", "serve.me"), ("python -m pkg.etl a", "pkg.etl"),
+     ("python -c import os", "python"), ("python", "python"), ("?", "_"), ("python ../x/é/..", "..")],
+)  # fmt: skip
+def test_a_program_is_called_by_its_script(command: str, name: str) -> None:
+    """Without folder and ending; a module by its name; nothing that a file's name can not hold."""
+    assert name == map_verb._script(command)
+
+
+def test_a_name_that_no_document_can_hold_is_drawn(one: Child, tmp_path: Path) -> None:
+    """With marks for what can not be shown."""
+    one.do("odd = freehold.Heap('a\\x01<b>\\ud800\\n'); kept.append(odd.full(1000, 1.0))")
+    for name in ("heap.svg", "heap.png"):
+        assert 0 == draw(one.pid, "-o", tmp_path / name).returncode
+
+    texts = [text.text for text in ET.parse(tmp_path / "heap.svg").iter(SVG + "text")]  # noqa: S314  our own
+    assert "a?<b>??" in texts
+
+
+def test_without_pillow_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    """Of PNG alone."""
+    hide = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'PIL' else f(n, *a)"
+    program = f"{hide}; import sys; from freehold.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "map", "1", "-o", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (2, 1) == (done.returncode, done.stderr.count("\n"))
+    assert "pip install 'freehold[map]'" in done.stderr
+
+
+BROKEN = st.integers(-(1 << 70), 1 << 70) | st.none() | st.text(max_size=3) | st.lists(st.none(), max_size=2)
+
+
+@given(where=st.integers(0, 10_000), what=BROKEN)
+def test_a_broken_map_is_refused_or_drawn(where: int, what: object) -> None:
+    """Whatever stands in a file: never anything but a picture, or one line."""
+    read = json.loads(A_MAP)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(inside: Any) -> None:
+        for key in list(inside) if isinstance(inside, dict) else range(len(inside)):
+            places.append((inside, key))
+            if isinstance(inside[key], (dict, list)):
+                walk(inside[key])
+
+    walk(read)
+    inside, key = places[where % len(places)]
+    inside[key] = what
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(json.dumps(read))
+        file.flush()
+        try:
+            kept = saved_map.load(file.name)
+        except saved_map.NoMap as problem:
+            assert str(problem)
+        else:
+            ET.fromstring(heap_map.as_svg(*kept))  # noqa: S314  our own
+
+
+A_LAYER = published.Layer(4096, 8192, 4096, 0, 4096, 0, 1, 1)
+A_HEAP = published.Heap(
+    0, "default", False, False, 1, None, 5000, 6000, 0, 904, 1.0, dict.fromkeys(published.LAYERS, A_LAYER)
+)
+A_RANGE = published.Range(1 << 40, 1 << 20, 0, "small", 3, 1 << 19, 1 << 18, 0, 1 << 18)
+A_MAP = saved_map.SavedMap(
+    published.Snapshot(7, 1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0, (A_HEAP,), {}, (A_RANGE,)), "python x.py", "now"
+).to_json()
 
 
 def test_F53_a_picture_that_finds_no_room_is_removed(one: Child, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,10 @@ from freehold import published
 from freehold.face.vm_face import Vm
 from freehold.published import NotPublished, Page
 from freehold.view.watch import Watches
-from watched import START, Child, children, descriptors, page_of, wait_for
+from watched import START, descriptors, page_of, wait_for
 
 ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
-    yield from children()
 
 
 # ---- the figures ----

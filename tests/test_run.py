@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from freehold.cli import VERBS
+
 PROGRAMS = Path(__file__).parent / "programs"
 FREEHOLD = ["-m", "freehold", "run"]
 # Programs run in other folders too: what PYTHONPATH names must be found from there.
@@ -305,7 +307,7 @@ def test_report_is_a_table_on_a_terminal():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "freehold: no verb: expected one of run, demo, stats, top, map, enable, disable, doctor, config"),
+        ([], f"freehold: no verb: expected one of {', '.join(VERBS)}"),
         (["rnu"], "freehold: argument VERB: invalid choice: 'rnu' (choose from "),
         (["run"], "freehold run: no program: expected a script, -m module, -c command, or - for standard input"),
         (["run", "--reprot", "x.py"], "freehold run: there is no option '--reprot'; did you mean --report?"),

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 from freehold import published
 from freehold.published import NotPublished, Page
 
@@ -48,8 +50,9 @@ class Child:
         return code
 
 
-def children() -> Iterator[Callable[..., Child]]:
-    """Yield what starts children; see at the end that each of them ends well, unless it was ended."""
+@pytest.fixture
+def child() -> Iterator[Callable[..., Child]]:
+    """Return what starts children; see at the end that each of them ends well, unless it was ended."""
     started: list[Child] = []
 
     def start(*arguments: Any, **environment: str) -> Child:

@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # as in `typing`, which would take longer to import than 
 if TYPE_CHECKING:
     from typing import Any
 
+    from freehold.counting import Counting, Statistics
     from freehold.errors import (
         BadFree,
         BlocksLive,
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
     from freehold.heap import Heap
     from freehold.heap_stats import HeapStats
     from freehold.install import Installation, install, uninstall
-    from freehold.stats import Stats, purge, stats
+    from freehold.logs import start_logging, stop_logging
+    from freehold.profilers import ProfilerRecord, ProfilerRecords, profiler, profiler_records
+    from freehold.snapshots import Change, Snapshot, snapshot
+    from freehold.stats import Stats, purge, statistics, stats
 
 __all__ = [
     "BadFree",
     "Block",
     "BlocksLive",
+    "Change",
+    "Counting",
     "Disabled",
     "FreeholdError",
     "Heap",
@@ -52,23 +58,45 @@ __all__ = [
     "OSRefused",
     "OutOfBounds",
     "OutOfMemory",
+    "ProfilerRecord",
+    "ProfilerRecords",
+    "Snapshot",
+    "Statistics",
     "Stats",
     "UnsuitableAlignment",
     "install",
+    "profiler",
+    "profiler_records",
     "purge",
+    "snapshot",
+    "start_logging",
+    "statistics",
     "stats",
+    "stop_logging",
     "uninstall",
 ]
 
 _ELSEWHERE = {
     "Block": "face.block",
+    "Change": "snapshots",
+    "Counting": "counting",
     "Heap": "heap",
     "HeapStats": "heap_stats",
     "Installation": "install",
+    "ProfilerRecord": "profilers",
+    "ProfilerRecords": "profilers",
+    "Snapshot": "snapshots",
+    "Statistics": "counting",
     "Stats": "stats",
     "install": "install",
+    "profiler": "profilers",
+    "profiler_records": "profilers",
     "purge": "stats",
+    "snapshot": "snapshots",
+    "start_logging": "logs",
+    "statistics": "stats",
     "stats": "stats",
+    "stop_logging": "logs",
     "uninstall": "install",
 }  # the module of each public name; of all others it is errors
 

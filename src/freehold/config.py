@@ -178,6 +178,7 @@ OPTIONS = {
             "what a bad free does: end the process, or a line on stderr",
         ),
         Option("publish", "yes", _parse_switch, "whether `freehold top` may look into this process"),
+        Option("log", "no", _parse_switch, "whether Python's logging is told what an operator must know"),
         Option("report", "no", _parse_switch, "whether `freehold run` ends with a report on stderr"),
     )
 }

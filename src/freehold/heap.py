@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from freehold import config, heap_stats, opening
 from freehold._arguments import WORD, integer, power_of_two
+from freehold.counting import Counting, Reading, reading_of
 from freehold.errors import BlocksLive, Inconsistent, LimitError, OSRefused, OutOfMemory
 from freehold.numpy_import import C_MODULES
 
@@ -198,8 +199,28 @@ class Heap:
 
     def stats(self) -> HeapStats:
         """Return what the heap holds now. Costs no system call."""
+        return heap_stats.of_heap(self.name, self.read())
+
+    def read(self) -> dict[str, int]:
+        """Return the same in the core's own words."""
         self._require_open()
-        return heap_stats.of_heap(self.name, self._core.stats())
+        found: dict[str, int] = self._core.stats()
+        return found
+
+    def statistics(self) -> Counting:
+        """Return a context manager that counts what is allocated in this heap within it, by any thread.
+
+        Example:
+            >>> with heap.statistics() as seen:
+            ...     block = heap.block(1000)
+            >>> seen.stats().total_count
+            1
+        """
+        return Counting(self._reading)
+
+    def _reading(self) -> Reading:
+        read = self.read()
+        return reading_of(read, read["peak"])
 
     def purge(self) -> int:
         """Give everything idle in this heap back to the operating system now; return how many bytes that were."""

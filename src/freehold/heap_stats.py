@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["HeapStats", "each", "of_heap", "register"]
+__all__ = ["HeapStats", "each", "is_alone", "of_heap", "readings", "register"]
 
 _alive: weakref.WeakSet[Any] = weakref.WeakSet()  # every Heap that somebody holds
+_opened = 0  # so far
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class HeapStats:
         name: the heap's name; the process's own is ``default``.
         current_bytes: what callers hold, in the sizes that serve them.
         current_count: blocks that callers hold.
+        total_bytes: handed out so far, in the same sizes; a block that grows where it is does not count again. None:
+            these are another process's figures, and its page does not tell.
         total_count: blocks handed out so far.
         freed_count: blocks given back so far.
         active_bytes: memory that holds live blocks.
@@ -43,6 +47,7 @@ class HeapStats:
     name: str
     current_bytes: int
     current_count: int
+    total_bytes: int | None
     total_count: int
     freed_count: int
     active_bytes: int
@@ -71,6 +76,7 @@ def of_heap(name: str, read: Mapping[str, int]) -> HeapStats:
         name=name,
         current_bytes=read["allocated"],
         current_count=read["blocks"],
+        total_bytes=read["total"],
         total_count=read["allocations"],
         freed_count=read["deallocations"],
         active_bytes=read["active"],
@@ -88,17 +94,26 @@ def of_heap(name: str, read: Mapping[str, int]) -> HeapStats:
 
 def register(heap: Any) -> None:
     """Have a heap listed as long as it is open and somebody holds it."""
+    global _opened
+    _opened += 1
     _alive.add(heap)
+
+
+def is_alone() -> bool:
+    """Return whether the default heap is the only one that there ever was."""
+    return _opened == 0
 
 
 def each() -> tuple[HeapStats, ...]:
     """Return the figures of every heap: the default one first, then the open ones by name."""
+    return tuple(of_heap(name, read) for name, read in readings())
+
+
+def readings() -> Iterator[tuple[str, Mapping[str, int]]]:
+    """Yield each heap's name and what the core tells of it, in the same order."""
     from freehold.face import process_heap
 
-    found = [of_heap("default", process_heap.read_default_stats())]
+    yield "default", process_heap.read_default_stats()
     for heap in sorted(_alive, key=lambda heap: str(heap.name)):
-        try:
-            found.append(heap.stats())
-        except ValueError:  # it is closed
-            continue
-    return tuple(found)
+        with suppress(ValueError):  # it is closed
+            yield heap.name, heap.read()

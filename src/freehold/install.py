@@ -86,6 +86,10 @@ def install(
     numpy_import.arm(opening.open_heap)
     on = settings["arrow"].value or (arrow is None and arrow_import.is_armed())  # likewise
     arrow_import.take(opening.open_heap, on=on)
+    if settings["log"].value:
+        from freehold import logs
+
+        logs.start_logging()
     for remark in remarks:
         warnings.warn(f"freehold: {remark}", RuntimeWarning, stacklevel=2)
     return _installation()

@@ -11,7 +11,11 @@ import os
 
 from freehold import config
 
-__all__ = ["choose", "is_preloaded", "open_heap"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["choose", "is_open", "is_preloaded", "open_heap", "setting"]
 
 OF_THE_HEAP = ("decay", "huge_pages", "on_error", "publish")
 # Where one of these is set, somebody has decided how glibc keeps what is free; it stays so.
@@ -72,6 +76,19 @@ def _name_frames() -> None:
 
     with contextlib.suppress(RuntimeError):  # only the main interpreter can
         python_frames.install_hooks()
+
+
+def is_open() -> bool:
+    """Return whether the heap is open; what asks does not open it."""
+    return _is_open or is_preloaded()
+
+
+def setting(name: str) -> Any:
+    """Return what an option of the open heap was set to."""
+    if _chosen is None:
+        open_heap()
+    assert _chosen is not None
+    return _chosen[name].value
 
 
 def is_preloaded() -> bool:

@@ -85,6 +85,10 @@ def _begin(settings: dict[str, config.Setting]) -> None:
         sys.stderr.write(f"freehold: {remark}\n")
     numpy_import.arm(opening.open_heap)
     arrow_import.take(opening.open_heap, on=settings["arrow"].value)
+    if settings["log"].value:
+        from freehold import logs
+
+        logs.start_logging()
 
 
 def _is_built() -> bool:

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from freehold import heap_stats, opening
+from freehold.counting import Counting, Reading, reading_of
 from freehold.heap_stats import HeapStats
 
-__all__ = ["HeapStats", "Stats", "purge", "stats"]
+__all__ = ["HeapStats", "Stats", "purge", "statistics", "stats"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Stats:
     Attributes:
         current_bytes: what callers hold, in the sizes that serve them.
         current_count: blocks that callers hold.
+        total_bytes: handed out so far, in the same sizes; a block that grows where it is does not count again. None:
+            these are another process's figures, and its page does not tell.
         total_count: blocks handed out so far.
         freed_count: blocks given back so far.
         active_bytes: memory that holds live blocks.
@@ -41,6 +44,7 @@ class Stats:
 
     current_bytes: int
     current_count: int
+    total_bytes: int | None
     total_count: int
     freed_count: int
     active_bytes: int
@@ -75,6 +79,7 @@ def stats() -> Stats:
     return Stats(
         current_bytes=read["allocated"],
         current_count=read["blocks"],
+        total_bytes=read["total"],
         total_count=read["allocations"],
         freed_count=read["deallocations"],
         active_bytes=read["active"],
@@ -88,6 +93,32 @@ def stats() -> Stats:
         purge_count=read["purge_calls"],
         heaps=heap_stats.each(),
     )
+
+
+def statistics() -> Counting:
+    """Return a context manager that counts what is allocated within it, in all heaps.
+
+    It counts the process, not the thread: what other threads allocate meanwhile is in it. For one component alone, a
+    `Heap` of its own has `Heap.statistics`. The peak is known where no other heap was ever opened: that of several
+    together is not the sum of theirs.
+
+    Example:
+        >>> with freehold.statistics() as seen:
+        ...     table = np.ones((1000, 1000))
+        >>> seen.stats().current_count
+        1
+
+    Thread-safety: any thread, any number of them at once, one inside the other or not.
+    """
+    return Counting(_read)
+
+
+def _read() -> Reading:
+    opening.open_heap()
+    from freehold.face import process_heap
+
+    peak = process_heap.read_default_stats()["peak"] if heap_stats.is_alone() else None
+    return reading_of(process_heap.read_stats(), peak)
 
 
 def purge() -> int:

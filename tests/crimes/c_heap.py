@@ -15,7 +15,7 @@ LIBRARY = Path(freehold.face.vm_face.__file__).parents[1] / "libfreehold.so"
 STATS = (
     "allocated", "active", "dirty", "muzzy", "retained", "metadata", "mapped", "cached", "purged", "purge_calls",
     "os_failures", "blocks", "allocations", "deallocations", "bad_frees", "ticks",
-    "used", "peak", "limit", "refused",
+    "used", "peak", "limit", "refused", "total", "exhausted",
 )  # fmt: skip
 PAGE = os.sysconf("SC_PAGESIZE")
 MIB = 1 << 20

@@ -11,6 +11,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from freehold.config import OPTIONS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +23,9 @@ __all__ = ["VERBS", "main", "say"]
 VERBS = {
     "run": "run a program, unchanged, on the freehold heap",
     "demo": "show reported memory troubles under the default allocator and under freehold",
-    "stats": "show what the heaps of this process hold, or those in a report",
+    "stats": "show what a running process's heaps hold, or those in a file",
+    "diff": "show what has changed between two snapshots or reports",
+    "purge": "have a running process give back everything idle now",
     "top": "look into running processes: what their heaps hold, and how that changes",
     "map": "draw where the memory of a running process's heaps is",
     "profile": "show which lines of a program hold its memory: as a table, a flame graph, or for other tools",
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         of_verb = verbs.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
         if argv[:1] == [name]:
             verb = import_module(f"freehold.cli.{name}")
+            of_verb.set_defaults(**dict.fromkeys(OPTIONS))  # a verb need not have a word for each
             verb.add_arguments(of_verb)
             if hasattr(verb, "split"):
                 own, program = verb.split(argv[1:])

@@ -9,7 +9,7 @@ from freehold import config, startup_file
 
 __all__ = ["add_arguments", "run"]
 
-OPTIONS = ("objects", "arrow", "decay", "huge_pages", "on_error", "publish")
+OPTIONS = ("objects", "arrow", "decay", "huge_pages", "on_error", "publish", "log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,8 @@ cdef struct HeapStats:              # bytes unless said; jemalloc's names
     uint64_t peak                   # bytes: the highest that ever was
     uint64_t limit                  # bytes; NOWHERE: none
     uint64_t refused                # requests that were over the limit
+    uint64_t total                  # bytes handed out so far, in the sizes that serve them; not what grows in place
+    uint64_t exhausted              # requests that found the addresses of their size class used up
 
 cdef enum:                          # laws beyond those of the primary (1 …) and the large pools (100 …)
     ACCOUNT_LAW_POOLS = 100

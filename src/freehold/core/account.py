@@ -77,6 +77,8 @@ def account_add(sum: cython.pointer[HeapStats], one: cython.pointer[cython.const
     sum.blocks += one.blocks
     sum.allocations += one.allocations
     sum.deallocations += one.deallocations
+    sum.total += one.total
+    sum.exhausted += one.exhausted
     sum.used += one.used
     sum.refused += one.refused
 
@@ -123,6 +125,8 @@ def account_add_class(h: cython.pointer[Heap], index: uint32_t, s: cython.pointe
     s.allocated += live
     s.blocks += counts.live
     s.allocations += counts.allocations
+    s.total += counts.allocations * size
+    s.exhausted += load64_relaxed(cython.address(h.primary.region[index].exhausted))
     s.cached += counts.cached * size
     s.dirty += dirty
     s.active += resident - dirty
@@ -139,6 +143,7 @@ def account_add_extents(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -
     s.retained += counts.retained_pages << EXTENT_SHIFT
     s.blocks += counts.active
     s.allocations += counts.allocations
+    s.total += counts.allocated_pages << EXTENT_SHIFT
 
 
 def account_add_large(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
@@ -158,6 +163,7 @@ def account_add_pool(h: cython.pointer[Heap], index: uint32_t, s: cython.pointer
     s.retained += counts.area_total_bytes - counts.counted_bytes
     s.blocks += counts.live
     s.allocations += counts.allocations
+    s.total += counts.allocations * counts.size
 
 
 def account_add_spans(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:
@@ -166,6 +172,7 @@ def account_add_spans(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> 
     s.active += bytes
     s.blocks += load64_relaxed(cython.address(h.spans.live))
     s.allocations += load64_relaxed(cython.address(h.spans.allocations))
+    s.total += load64_relaxed(cython.address(h.spans.allocated_bytes))
 
 
 def account_take_held(h: cython.pointer[Heap], s: cython.pointer[HeapStats]) -> cython.void:

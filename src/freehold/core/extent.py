@@ -198,6 +198,7 @@ def extents_take_again(x: cython.pointer[Extents], pages: uint64_t) -> uint64_t:
         eset_remove(cython.address(x.dirty), e)
         extents_activate(x, e)
         x.allocations += 1
+        x.allocated_pages += pages
         address = e.address
         extents_verify(x)
     extents_unlock(x)
@@ -215,6 +216,7 @@ def extents_obtain(
     if e != cython.NULL:
         extents_activate(x, e)
         x.allocations += 1
+        x.allocated_pages += pages
         extents_describe(e, into)
         into.zeroed = fresh and extents_reads_zero(x, e)
     extents_verify(x)

@@ -63,6 +63,7 @@ cdef struct Extents:
     uint64_t active                 # extents
     uint64_t active_pages
     uint64_t allocations            # so far
+    uint64_t allocated_pages        # by them, so far
     uint64_t purged_bytes           # so far
     uint64_t refusals               # purges refused, so far
     uint64_t now                    # ns: the largest time ever told

@@ -14,6 +14,7 @@ cdef struct ExtentStats:
     uint64_t retained_pages
     uint64_t regions
     uint64_t allocations            # so far
+    uint64_t allocated_pages        # by them, so far
     uint64_t purged_bytes           # so far
     uint64_t refusals               # purges refused, so far
     uint64_t metadata_bytes

@@ -117,6 +117,7 @@ def extents_read_stats(x: cython.pointer[Extents], into: cython.pointer[ExtentSt
     into.muzzy_pages = load64_relaxed(cython.address(x.muzzy.pages))
     into.regions = x.map.regions
     into.allocations = x.allocations
+    into.allocated_pages = x.allocated_pages
     into.purged_bytes = x.purged_bytes
     into.refusals = x.refusals
     into.metadata_bytes = x.map.metadata_bytes + x.bytes

@@ -14,10 +14,11 @@ cdef struct SpanHome:               # whose spans these are: one in each heap
     uint64_t heap                   # id, for the owner table; constant
     int node                        # NUMA node; -1: any; constant
     bint huge_pages                 # constant
-    uint64_t live                   # spans; this and the next three are atomic
+    uint64_t live                   # spans; this and the next four are atomic
     uint64_t live_bytes             # accessible
     uint64_t guarded                # of the live ones
     uint64_t allocations            # so far
+    uint64_t allocated_bytes        # by them, so far
 
 cdef uint64_t span_allocate(SpanHome *h, uint64_t size, uint64_t align, bint guard) noexcept nogil  # 0: refused
 cdef int span_deallocate(SpanHome *h, uint64_t address, uint64_t owner) noexcept nogil  # FREE_ reason

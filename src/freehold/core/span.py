@@ -66,6 +66,7 @@ def span_allocate(h: cython.pointer[SpanHome], size: uint64_t, align: uint64_t, 
     add64_relaxed(cython.address(h.live_bytes), bytes)
     add64_relaxed(cython.address(h.guarded), guarded)
     add64_relaxed(cython.address(h.allocations), 1)
+    add64_relaxed(cython.address(h.allocated_bytes), bytes)
     return address
 
 

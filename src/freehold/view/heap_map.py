@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
     from freehold.published import Layer, Range, Snapshot
 
-__all__ = ["as_html", "as_svg", "cell_bytes"]
+__all__ = [
+    "COLOURS",
+    "SIDE",
+    "WIDTH",
+    "Cell",
+    "Picture",
+    "Words",
+    "as_html",
+    "as_svg",
+    "cell_bytes",
+    "picture",
+    "printable",
+]
 
 COLOURS = {"active": "#2f6db3", "idle": "#e08e2b", "retained": "#d9dee4"}
 CELLS = 3000  # at most, over all ranges
@@ -26,7 +38,8 @@ COLUMNS = 80
 SIDE, GAP = 9, 1  # of a cell
 LEFT, TOP, LINE = 16, 24, 18
 WIDTH = 2 * LEFT + COLUMNS * (SIDE + GAP)
-TABLE = (("", 0), ("live", 250), ("active", 350), ("idle", 450), ("retained", 550), ("mapped", 650))
+LEGEND = {"active": "holds live blocks", "idle": "nobody's, resident", "retained": "addresses alone"}
+TABLE = (("live", 250), ("active", 350), ("idle", 450), ("retained", 550), ("mapped", 650))
 
 
 class Group(NamedTuple):
@@ -34,6 +47,32 @@ class Group(NamedTuple):
 
     title: str
     ranges: list[Range]
+
+
+class Words(NamedTuple):
+    """A text, from *x* on or, where it is a *number*, up to it. *kind*: "title", "small" or nothing."""
+
+    x: int
+    y: int
+    text: str
+    kind: str = ""
+    number: bool = False
+
+
+class Cell(NamedTuple):
+    """A square, filled from below with *shares* of colours; *tip*: what stands there."""
+
+    x: int
+    y: int
+    shares: dict[str, float]
+    tip: str = ""
+
+
+class Picture(NamedTuple):
+    """What is to be drawn, on white, whatever draws it."""
+
+    height: int
+    shapes: list[Words | Cell]
 
 
 def groups(seen: Snapshot) -> list[Group]:
@@ -63,86 +102,57 @@ def cells(r: Range, cell: int) -> Iterator[tuple[int, dict[str, float]]]:
         yield r.address + i * cell, shares
 
 
-def _cell(x: int, y: int, address: int, shares: dict[str, float]) -> str:
-    """Return a cell, filled from below: active, idle, retained."""
-    parts, at = [], float(y + SIDE)
-    for state, share in shares.items():
-        if share > 0:
-            at -= SIDE * share
-            parts.append(
-                f'<rect x="{x}" y="{at:.2f}" width="{SIDE}" height="{SIDE * share:.2f}" fill="{COLOURS[state]}"/>'
-            )
+def _tip(address: int, shares: dict[str, float]) -> str:
     told = ", ".join(f"{state} {100 * share:.0f} %" for state, share in shares.items() if share > 0)
-    return f"<g><title>{address:#x}: {told}</title>{''.join(parts)}</g>"
+    return f"{address:#x}: {told}"
 
 
-def _text(x: int, y: int, text: str, more: str = "") -> str:
-    return f'<text x="{x}" y="{y}"{more}>{escape(text)}</text>'
-
-
-def as_svg(seen: Snapshot, command: str, when: str) -> str:
-    """Return the picture of *seen* as an SVG document."""
+def picture(seen: Snapshot, command: str, when: str) -> Picture:
+    """Return the picture of *seen*: whose it is, the legend, the cells of each group, and the table."""
     cell = cell_bytes(seen)
     out, y = _head(seen, command, when, cell)
     for group in groups(seen):
         y += LINE
-        out.append(_text(LEFT, y, group.title, ' class="title"'))
+        out.append(Words(LEFT, y, group.title, "title"))
         y += 6
         column = 0
         for r in group.ranges:
             for address, shares in cells(r, cell):
                 if column == COLUMNS:
                     column, y = 0, y + SIDE + GAP
-                out.append(_cell(LEFT + column * (SIDE + GAP), y, address, shares))
+                out.append(Cell(LEFT + column * (SIDE + GAP), y, shares, _tip(address, shares)))
                 column += 1
         y += SIDE + GAP + 6
     table, y = _table(seen, y + LINE)
-    out += table
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#222}.title{font-weight:600}.small{font-size:11px;fill:#555}"
-        ".number{text-anchor:end;font-variant-numeric:tabular-nums}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + LINE}" width="{WIDTH}" height="{y + LINE}">'
-        f'<style>{style}</style><rect width="100%" height="100%" fill="#ffffff"/>{"".join(out)}</svg>'
-    )
+    return Picture(y + LINE, out + table)
 
 
-def _head(seen: Snapshot, command: str, when: str, cell: int) -> tuple[list[str], int]:
+def _head(seen: Snapshot, command: str, when: str, cell: int) -> tuple[list[Words | Cell], int]:
     """Return whose memory it is, the legend and the scale, and how far down they reach."""
-    out = [
-        _text(LEFT, TOP, f"process {seen.pid}: {command}"[:110], ' class="title"'),
-        _text(
-            LEFT,
-            TOP + LINE,
-            f"{when}; a cell is {size(cell)} of addresses or what is left of a range",
-            ' class="small"',
-        ),
+    scale = f"{when}; a cell is {size(cell)} of addresses or what is left of a range"
+    out: list[Words | Cell] = [
+        Words(LEFT, TOP, f"process {seen.pid}: {command}"[:110], "title"),
+        Words(LEFT, TOP + LINE, scale, "small"),
     ]
     x, y = LEFT, TOP + 2 * LINE
-    for state, meaning in (
-        ("active", "holds live blocks"), ("idle", "nobody's, resident"), ("retained", "addresses alone"),
-    ):  # fmt: skip
-        out.append(f'<rect x="{x}" y="{y - 9}" width="{SIDE}" height="{SIDE}" fill="{COLOURS[state]}"/>')
-        out.append(_text(x + SIDE + 5, y, f"{state}: {meaning}", ' class="small"'))
+    for state, meaning in LEGEND.items():
+        out.append(Cell(x, y - 9, {state: 1.0}))
+        out.append(Words(x + SIDE + 5, y, f"{state}: {meaning}", "small"))
         x += 200
     return out, y + 6
 
 
-def _table(seen: Snapshot, y: int) -> tuple[list[str], int]:
+def _table(seen: Snapshot, y: int) -> tuple[list[Words | Cell], int]:
     """Return the figures of each heap and their sum, and how far down they reach."""
     total = seen.total()
-    rows = [(heap.name, heap.total()) for heap in seen.heaps] + [("all", total)]
-    out = [_text(LEFT + x, y, name, ' class="title number"' if x else "") for name, x in TABLE]
-    for name, layer in rows:
+    out: list[Words | Cell] = [Words(LEFT + x, y, name, "title", number=True) for name, x in TABLE]
+    for name, layer in [*((heap.name, heap.total()) for heap in seen.heaps), ("all", total)]:
         y += LINE
-        out.append(_text(LEFT, y, name, ' class="title"' if name == "all" else ""))
-        out += [
-            _text(LEFT + x, y, text, ' class="number"') for text, (_, x) in zip(_sizes(layer), TABLE[1:], strict=True)
-        ]
+        out.append(Words(LEFT, y, name, "title" if name == "all" else ""))
+        out += [Words(LEFT + x, y, text, number=True) for text, (_, x) in zip(_sizes(layer), TABLE, strict=True)]
     for line in _remarks(seen, total):
         y += LINE
-        out.append(_text(LEFT, y, line, ' class="small"'))
+        out.append(Words(LEFT, y, line, "small"))
     return out, y
 
 
@@ -161,6 +171,45 @@ def _remarks(seen: Snapshot, total: Layer) -> Iterator[str]:
         yield f"the process was at work: drawn and counted differ by {size(difference)}"
     if seen.ranges_left_out:
         yield f"{seen.ranges_left_out} ranges found no room"
+
+
+# ---- as SVG ----
+
+
+def as_svg(seen: Snapshot, command: str, when: str) -> str:
+    """Return the picture of *seen* as an SVG document."""
+    height, shapes = picture(seen, command, when)
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#222}.title{font-weight:600}.small{font-size:11px;fill:#555}"
+        ".number{text-anchor:end;font-variant-numeric:tabular-nums}"
+    )
+    drawn = "".join(_text(shape) if isinstance(shape, Words) else _square(shape) for shape in shapes)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
+        f'<style>{style}</style><rect width="100%" height="100%" fill="#ffffff"/>{drawn}</svg>'
+    )
+
+
+def _text(words: Words) -> str:
+    names = " ".join(filter(None, (words.kind, "number" if words.number else "")))
+    told = f' class="{names}"' if names else ""
+    return f'<text x="{words.x}" y="{words.y}"{told}>{escape(printable(words.text))}</text>'
+
+
+def printable(text: str) -> str:
+    """Return a text that a document can hold: a heap's name may be anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _square(cell: Cell) -> str:
+    parts, at = [], float(cell.y + SIDE)
+    for state, share in cell.shares.items():
+        if share > 0:
+            at -= SIDE * share
+            parts.append(
+                f'<rect x="{cell.x}" y="{at:.2f}" width="{SIDE}" height="{SIDE * share:.2f}" fill="{COLOURS[state]}"/>'
+            )
+    return f"<g><title>{cell.tip}</title>{''.join(parts)}</g>" if cell.tip else "".join(parts)
 
 
 def as_html(seen: Snapshot, command: str, when: str) -> str:

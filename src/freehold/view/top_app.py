@@ -10,6 +10,7 @@ Does not need colour: what is marked is marked in words.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.coordinate import Coordinate
 from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Sparkline, Static
@@ -28,25 +30,41 @@ from freehold.view.watch import Sample, Watch, Watches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from textual.worker import Worker
+
 __all__ = ["TopApp"]
+
+DRAW_EVERY_S = 0.45  # at most: who looks more often sees it in the curves
+PLOT_EVERY_S = 1.0  # a column of a curve is some samples wide
 
 
 def _fill(table: DataTable[Text], columns: Sequence[tuple[str, int]], rows: Sequence[tuple[str, ...]]) -> None:
-    """Show *rows*, which begin with their keys; what the cursor is on stays under it."""
-    selected = _selected(table)
+    """Show *rows*, which begin with their keys; what the cursor is on stays under it. What is as it was stays drawn."""
     if not table.columns:
         for i, (name, width) in enumerate(columns):
             table.add_column(_cell(name, name, gap=i > 0), key=name, width=width + (i > 0))
-    if columns[-1][0] == "command":  # it has what the others leave
-        *others, last = table.ordered_columns
-        last.width = max(columns[-1][1], table.size.width - sum(column.width for column in others))
+    keys = [row[0] for row in rows]
+    if not _fit(table, columns) and keys == [str(key.value) for key in table.rows]:
+        for i, row in enumerate(rows):
+            for j, text in enumerate(row):
+                if table.get_cell_at(Coordinate(i, j)).plain.lstrip() != text.lstrip():
+                    table.update_cell_at(Coordinate(i, j), _cell(text, columns[j][0], gap=j > 0))
+        return
+    selected = _selected(table)
     table.clear()
     for row in rows:
-        cells = zip(row, columns, strict=True)
-        table.add_row(*(_cell(text, name, gap=i > 0) for i, (text, (name, _)) in enumerate(cells)), key=row[0])
-    keys = [row[0] for row in rows]
+        table.add_row(*(_cell(text, columns[j][0], gap=j > 0) for j, text in enumerate(row)), key=row[0])
     if selected in keys:
         table.move_cursor(row=keys.index(selected))
+
+
+def _fit(table: DataTable[Text], columns: Sequence[tuple[str, int]]) -> bool:
+    """Give the command what the other columns leave; return whether that has changed anything."""
+    if columns[-1][0] != "command":
+        return False
+    *others, last = table.ordered_columns
+    before, last.width = last.width, max(columns[-1][1], table.size.width - sum(column.width for column in others))
+    return before != last.width
 
 
 def _cell(text: str, column: str, *, gap: bool) -> Text:
@@ -79,6 +97,8 @@ class Looking(Screen[None]):
         self.is_frozen = False
         self.note = ""
         self._busy = asyncio.Lock()  # one thread at a time has the pages
+        self._drawn_s = 0.0
+        self._said: dict[str, str] = {}  # what stands where
 
     def on_mount(self) -> None:
         """Look now, and then every so often."""
@@ -86,16 +106,18 @@ class Looking(Screen[None]):
         self._look_soon()
 
     def _look_soon(self) -> None:
-        if not self._busy.locked() and self.is_current:
+        if not self._busy.locked() and self.app.screen is self:
             # The function, not its coroutine: once the app ends, nobody would await that.
-            self.run_worker(self.look, exit_on_error=True)  # type: ignore[arg-type]
+            _: Worker[None] = self.run_worker(self.look)  # said, since a coroutine could be a result too
 
     async def look(self) -> None:
         """Ask, in a thread, and show what there is."""
         async with self._busy:
             seen = await asyncio.to_thread(self.sample)
         with suppress(NoMatches):  # the screen was taken down meanwhile
-            if not self.is_frozen:
+            now = time.monotonic()
+            if not self.is_frozen and now - self._drawn_s >= DRAW_EVERY_S:
+                self._drawn_s = now
                 self.show(seen)
             self.show_state()
 
@@ -118,7 +140,25 @@ class Looking(Screen[None]):
     def show_state(self) -> None:
         """Show the line at the bottom."""
         words = [word for word in ("frozen" if self.is_frozen else "", self.state()) if word]
-        self.query_one("#state", Static).update(Text(" · ".join(words)))
+        self.say("state", " · ".join(words))
+
+    def say(self, where: str, text: str, style: str = "") -> None:
+        """Show a line of text, if it is another one than stands there. Where there are 80 columns it stays one line."""
+        if self._said.get(where) != text:
+            may_wrap = where not in self._said or self.app.size.width < top_text.WIDTH
+            self._said[where] = text
+            shown = Text(text, style=style, no_wrap=style == "bold")
+            self.query_one(f"#{where}", Static).update(shown, layout=may_wrap)
+
+    def say_table(self, where: str, columns: Sequence[tuple[str, int]], rows: Sequence[tuple[str, ...]]) -> None:
+        """Show a table, if it is another one than stands there."""
+        lines = top_text.table_lines(columns, rows)
+        text, before = "\n".join(lines), self._said.get(where, "")
+        if text != before:
+            self._said[where] = text
+            shown = Text(text, no_wrap=True, overflow="ellipsis")
+            shown.stylize("bold", 0, len(lines[0]))
+            self.query_one(f"#{where}", Static).update(shown, layout=text.count("\n") != before.count("\n"))
 
     def action_freeze(self) -> None:
         """Let what is shown stay as it is, or go on."""
@@ -129,7 +169,7 @@ class Looking(Screen[None]):
         """Have the process give everything idle back."""
         watch = self.watch_to_purge()
         if watch is not None:
-            self.run_worker(partial(self._purge, watch))  # type: ignore[arg-type]
+            _: Worker[None] = self.run_worker(partial(self._purge, watch))
 
     async def _purge(self, watch: Watch) -> None:
         async with self._busy:
@@ -138,6 +178,7 @@ class Looking(Screen[None]):
             self.note = f"process {watch.pid} does not answer"
         else:
             self.note = f"process {watch.pid} gave back {top_text.size(given_back)}"
+        self._drawn_s = 0.0
         await self.look()
 
 
@@ -199,6 +240,7 @@ class ProcessScreen(Looking):
     def __init__(self, every_s: float, watch: Watch) -> None:
         super().__init__(every_s)
         self.watch_it = watch
+        self._plotted_s = 0.0
 
     def compose(self) -> ComposeResult:
         """Return what is on the screen."""
@@ -211,8 +253,8 @@ class ProcessScreen(Looking):
                 yield Sparkline(id="resident", summary_function=max)
                 yield Static(id="live_label")
                 yield Sparkline(id="live", summary_function=max)
-            yield DataTable[Text](id="heaps", cursor_type="none", cell_padding=0, classes="small")
-            yield DataTable[Text](id="layers", cursor_type="none", cell_padding=0, classes="small")
+            yield Static(id="heaps", classes="table")  # a table for each would take most of the time that drawing takes
+            yield Static(id="layers", classes="table")
         yield Static(id="state")
         yield Footer()
 
@@ -222,19 +264,24 @@ class ProcessScreen(Looking):
     def show(self, seen: Sample | None) -> None:
         if seen is None:
             return
-        self.query_one("#title", Static).update(Text(top_text.title_line(seen), style="bold", no_wrap=True))
-        self.query_one("#space", Static).update(Text(top_text.space_line(seen)))
-        self.query_one("#rates", Static).update(Text(top_text.rates_line(seen)))
-        _fill(self.query_one("#heaps", DataTable), top_text.HEAP_COLUMNS, top_text.heap_rows(seen))
-        _fill(self.query_one("#layers", DataTable), top_text.LAYER_COLUMNS, top_text.layer_rows(seen))
-        history = list(self.watch_it.history)
-        self._plot("resident", [sample.resident for sample in history])
-        self._plot("live", [sample.snapshot.total().allocated for sample in history])
+        self.say("title", top_text.title_line(seen), "bold")
+        self.say("space", top_text.space_line(seen))
+        self.say("rates", top_text.rates_line(seen))
+        self.say_table("heaps", top_text.HEAP_COLUMNS, top_text.heap_rows(seen))
+        self.say_table("layers", top_text.LAYER_COLUMNS, top_text.layer_rows(seen))
+        if not self._plotted_s or seen.time_s - self._plotted_s > PLOT_EVERY_S:
+            self._plotted_s = seen.time_s
+            history = list(self.watch_it.history)
+            self._plot("resident", [sample.resident for sample in history])
+            self._plot("live", [sample.snapshot.total().allocated for sample in history])
 
     def _plot(self, name: str, values: list[int]) -> None:
+        """Draw a curve; one that stays flat looks as it did."""
         low, high = top_text.size(min(values)), top_text.size(max(values))
-        self.query_one(f"#{name}_label", Static).update(Text(f"{name}, {low} to {high}"))
-        self.query_one(f"#{name}", Sparkline).data = values
+        self.say(f"{name}_label", f"{name}, {low} to {high}")
+        plot = self.query_one(f"#{name}", Sparkline)
+        if min(values) != max(values) or set(values) != set(plot.data or ()):
+            plot.data = values
 
     def state(self) -> str:
         if self.watch_it.is_over:
@@ -268,7 +315,7 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     DataTable { height: 1fr; scrollbar-size-vertical: 1; }
-    DataTable.small { height: auto; margin-top: 1; }
+    .table { height: auto; margin-top: 1; }
     .plot { height: auto; margin-top: 1; }
     Sparkline { height: 2; }
     #state { height: 1; }

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEAP_COLUMNS", "LAYER_COLUMNS", "PROCESS_COLUMNS", "SORTS", "heap_rows", "layer_rows", "list_text", "process_rows",
-    "process_text", "rates_line", "size", "space_line", "title_line",
+    "process_text", "rates_line", "size", "space_line", "table_lines",
+    "title_line",
 ]  # fmt: skip
 
 WIDTH = 80
@@ -126,7 +127,8 @@ def rates_line(sample: Sample) -> str:
     )
 
 
-def _table(columns: Sequence[tuple[str, int]], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def table_lines(columns: Sequence[tuple[str, int]], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return a line of names, and one for each row."""
     lines = [[name for name, _ in columns], *rows]
     return [
         " ".join(
@@ -141,7 +143,7 @@ def list_text(samples: Sequence[Sample], sort: str = "resident") -> str:
     """Return the list of processes as text."""
     if not samples:
         return "no process of yours is on the freehold heap, or has used it enough yet"
-    return "\n".join(_table(PROCESS_COLUMNS, process_rows(samples, sort)))
+    return "\n".join(table_lines(PROCESS_COLUMNS, process_rows(samples, sort)))
 
 
 def process_text(sample: Sample) -> str:
@@ -149,6 +151,6 @@ def process_text(sample: Sample) -> str:
     no_answer = [] if sample.answered else ["it does not answer: these are the last figures that it published"]
     return "\n".join([
         title_line(sample), space_line(sample), rates_line(sample), *no_answer, "",
-        *_table(HEAP_COLUMNS, heap_rows(sample)), "",
-        *_table(LAYER_COLUMNS, layer_rows(sample)),
+        *table_lines(HEAP_COLUMNS, heap_rows(sample)), "",
+        *table_lines(LAYER_COLUMNS, layer_rows(sample)),
     ])  # fmt: skip

@@ -21,6 +21,7 @@ __all__ = ["Sample", "Watch", "Watches", "command_of"]
 
 HISTORY = 600  # samples kept
 ANSWER_S = 0.25
+RATE_S = 1.0
 LOOK_AROUND_S = 2.0  # between two looks for processes that were not there before
 PAGE = os.sysconf("SC_PAGESIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -32,8 +33,8 @@ class Sample:
 
     Attributes:
         answered: whether the figures are of now; else they are the last ones that it published.
-        rates: per second since the sample before: `faults`, `calls` (of the OS, by the heap), `allocations`, `purged`
-            (bytes), and `cpu`, the share of a core.
+        rates: over the last second, or since the first sample, per second: `faults`, `calls` (of the OS, by the heap),
+            `allocations`, `purged` (bytes), and `cpu`, the share of a core.
     """
 
     pid: int
@@ -115,10 +116,15 @@ class Watch:
             "purged": float(snapshot.purged),
         }
         now = time.monotonic()
-        rates = _rates(self.last, counters, now)
+        rates = _rates(self._a_second_before(now), counters, now)
         sample = Sample(self.pid, self.command, now, snapshot, answered, resident, counters, rates)
         self.history.append(sample)
         return sample
+
+    def _a_second_before(self, now: float) -> Sample | None:
+        """Return the sample to take rates from: over less than a second, the system's clock ticks would show."""
+        earlier = next((sample for sample in reversed(self.history) if now - sample.time_s >= RATE_S), None)
+        return earlier or (self.history[0] if self.history else None)
 
     def look(self, timeout_s: float = ANSWER_S) -> Sample | None:
         """Ask, and take the sample."""
