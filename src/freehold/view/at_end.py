@@ -1,0 +1,94 @@
+"""What a program itself does for its report: it says when it begins, and at its end what its heaps hold.
+
+The report is made by another process, which listens at an address that `freehold run` chose (see
+`freehold.view.recorder`). At its end the program waits until that process has looked at it, since afterwards there is
+nothing to look at.
+
+Thread-safety: by the main thread, before the program and at exit, after the other threads.
+Does not: change the exit code, whatever happens; import anything that needs the heap; or speak for children.
+Imports next to nothing: it runs in programs under the default allocator too, and is then all of freehold in them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["begin"]
+
+PATIENCE_S = 30.0  # for a report to be made; then the program ends without
+
+
+def begin() -> None:
+    """Say that the program begins, if this is one that is to be reported on; have its end told too."""
+    pid, _, address = os.environ.get("FREEHOLD_RUN", "").partition(" ")
+    if not address or pid != str(os.getpid()):
+        return
+    _tell(address, _times("begin"), wait=False)
+    atexit.register(_end, os.getpid(), address)
+
+
+def _end(pid: int, address: str) -> None:
+    if os.getpid() != pid:  # a forked child that ends as if it were the program
+        return
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except Exception:  # Python itself will say so
+        pass
+    try:
+        message = _times("end")
+        _tell(address, message + _heap(), wait=True)
+    except Exception as problem:
+        _say(f"freehold: no report: {type(problem).__name__}: {problem}\n")
+
+
+def _times(what: str) -> str:
+    return f"{what} {time.monotonic()!r} {time.process_time()!r}\n"
+
+
+def _heap() -> str:
+    """Return what the heaps hold as one line of JSON; an empty text where freehold was never there."""
+    if "freehold.numpy_import" not in sys.modules:
+        return ""
+    import json
+
+    from freehold import numpy_import
+
+    why = numpy_import.status()
+    told: dict[str, Any] = {"heap": None, "not_taken": {"numpy": why} if why else {}}
+    if "freehold.face.process_heap" in sys.modules:
+        from freehold.stats import stats
+
+        told["heap"] = stats().as_dict()
+    return json.dumps(told) + "\n"
+
+
+def _tell(address: str, message: str, *, wait: bool) -> None:
+    """Send *message*, and wait for the answer if asked. Nothing stays open."""
+    import _socket
+
+    speaker = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        speaker.settimeout(PATIENCE_S)
+        speaker.connect(address.replace("@", "\0", 1))
+        speaker.sendall(message.encode())
+        speaker.shutdown(_socket.SHUT_WR)
+        if wait:
+            speaker.recv(1)
+    finally:
+        speaker.close()
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except Exception:  # nobody listens: then nobody is told
+        return
