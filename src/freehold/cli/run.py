@@ -11,10 +11,12 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 from freehold import config, start
 from freehold.cli import say
-from freehold.view import report
+from freehold.view import beside, compared, report
+from freehold.view.beside import Wish
 
 __all__ = ["add_arguments", "run", "split"]
 
@@ -96,23 +98,20 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     try:
         if settings["report"].value or args.compare or output:
-            on_stderr = settings["report"].value or args.compare
-            environ["FREEHOLD_RUN"] += _report_beside(command, output, on_stderr=on_stderr, compare=args.compare)
+            wish = Wish(args.program, settings["report"].value or args.compare, output)
+            environ["FREEHOLD_RUN"] += _report_beside(command, wish, compare=args.compare)
         os.execve(command[0], command, environ)
     except OSError as problem:
         print(f"freehold run: {command[0]}: {problem.strerror}", file=sys.stderr)
         return 1
 
 
-def _report_beside(command: list[str], output: str, *, on_stderr: bool, compare: bool) -> str:
+def _report_beside(command: list[str], wish: Wish, *, compare: bool) -> str:
     """Have the report made beside the program; return the address where the program is to speak."""
-    from freehold.view import beside, compared
-
-    default = None
     if compare:
         compared.spool()
-        default = compared.run_default(command, start.default_environment())
-    return beside.stay(beside.Wish(command[1:], on_stderr, output, default))
+        wish = replace(wish, default=compared.run_default(command, start.default_environment()))
+    return beside.stay(wish)
 
 
 def _check_program(program: list[str]) -> None:

@@ -1,8 +1,8 @@
 """What a program itself does for its report: it says when it begins, and at its end what its heaps hold.
 
 The report is made by another process, which listens at an address that `freehold run` chose (see
-`freehold.view.recorder`). At its end the program waits until that process has looked at it, since afterwards there is
-nothing to look at.
+`freehold.view.recorder`). The program waits until that process has looked at it: what was before the beginning is not
+its, and after the end there is nothing to look at.
 
 Thread-safety: by the main thread, before the program and at exit, after the other threads.
 Does not: change the exit code, whatever happens; import anything that needs the heap; or speak for children.
@@ -11,7 +11,6 @@ Imports next to nothing: it runs in programs under the default allocator too, an
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import time
@@ -30,7 +29,9 @@ def begin() -> None:
     pid, _, address = os.environ.get("FREEHOLD_RUN", "").partition(" ")
     if not address or pid != str(os.getpid()):
         return
-    _tell(address, _times("begin"), wait=False)
+    import atexit  # not above: a program that is not reported on sees no trace
+
+    _tell(address, _times("begin"))
     atexit.register(_end, os.getpid(), address)
 
 
@@ -45,7 +46,7 @@ def _end(pid: int, address: str) -> None:
         pass
     try:
         message = _times("end")
-        _tell(address, message + _heap(), wait=True)
+        _tell(address, message + _heap())
     except Exception as problem:
         _say(f"freehold: no report: {type(problem).__name__}: {problem}\n")
 
@@ -71,8 +72,8 @@ def _heap() -> str:
     return json.dumps(told) + "\n"
 
 
-def _tell(address: str, message: str, *, wait: bool) -> None:
-    """Send *message*, and wait for the answer if asked. Nothing stays open."""
+def _tell(address: str, message: str) -> None:
+    """Send *message*, and wait until it has been dealt with. Nothing stays open."""
     import _socket
 
     speaker = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -81,8 +82,7 @@ def _tell(address: str, message: str, *, wait: bool) -> None:
         speaker.connect(address.replace("@", "\0", 1))
         speaker.sendall(message.encode())
         speaker.shutdown(_socket.SHUT_WR)
-        if wait:
-            speaker.recv(1)
+        speaker.recv(1)
     finally:
         speaker.close()
 

@@ -31,7 +31,7 @@ class Wish:
     """What is to be reported, and how.
 
     Attributes:
-        program: the command line, without the interpreter.
+        program: the command line, as it was given.
         on_stderr: print the report.
         path: also write it to this file; an empty text: do not.
         default: the figures under the default allocator, if the two are to be compared.
@@ -113,8 +113,8 @@ def _keep_only(recorder: Recorder, listener: socket.socket, relay: Relay | None)
 
 
 def _report(wish: Wish, recorder: Recorder, relay: Relay | None) -> None:
-    """Make the report. One that compares what the program wrote is made when there is nothing more to come."""
-    if relay is not None:
+    """Make the report, while the program waits, unless there is more of its output to come: then when that is here."""
+    if relay is not None and not (recorder.waiting and relay.knows()):
         recorder.let_go()
         recorder.wait()
         relay.is_over(LAST_WORDS_S)
@@ -132,7 +132,7 @@ def _compared(default: dict[str, Any], relay: Relay | None) -> dict[str, Any]:
     output = default["output"]
     if relay is None:
         said = nothing_compared("it went to a terminal, or nowhere")
-    elif not relay.is_over(0):
+    elif not relay.knows() and not relay.is_over(0):
         said = nothing_compared("a child of the program still writes")
     else:
         said = relay.result()

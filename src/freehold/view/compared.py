@@ -9,10 +9,12 @@ Does not: compare what goes to a terminal, or what is written to stderr.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from typing import IO, Any
 
@@ -115,6 +117,9 @@ class Relay:
         self._drain = drain
         self._path = path
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._lock = threading.Lock()  # held while something is on its way
+        self._other_bytes = os.stat(path).st_size
+        self._passed_bytes = 0
         self.differs_at: int | None = None
 
     @property
@@ -131,24 +136,38 @@ class Relay:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def knows(self) -> bool:
+        """Return whether what was written until now tells what there is to say: it differs, or it is all there."""
+        while True:
+            with self._lock:
+                if not self._thread.is_alive() or not select.select([self._source], [], [], 0)[0]:
+                    return self.differs_at is not None or self._passed_bytes == self._other_bytes
+            time.sleep(0.002)
+
     def _run(self) -> None:
-        at = 0
         with open(self._path, "rb") as other:
-            while chunk := os.read(self._source, CHUNK):
-                self._compare(chunk, other, at)
-                at += len(chunk)
-                if not self._pass_on(chunk):
-                    break
-            if self.differs_at is None and other.read(1):
-                self.differs_at = at
-        os.close(self._source)  # where its reader is gone, the program is to notice
+            while select.select([self._source], [], []) and self._next(other):
+                pass
         os.close(self._drain)
 
-    def _compare(self, chunk: bytes, other: IO[bytes], at: int) -> None:
+    def _next(self, other: IO[bytes]) -> bool:
+        """Pass on what there is; return whether there may be more."""
+        with self._lock:
+            chunk = os.read(self._source, CHUNK)
+            self._compare(chunk, other)
+            if chunk and self._pass_on(chunk):
+                return True
+            if self.differs_at is None and self._passed_bytes != self._other_bytes:
+                self.differs_at = self._passed_bytes
+            os.close(self._source)  # where its reader is gone, the program is to notice
+            return False
+
+    def _compare(self, chunk: bytes, other: IO[bytes]) -> None:
         if self.differs_at is None:
             same = os.path.commonprefix([chunk, other.read(len(chunk))])
             if len(same) < len(chunk):
-                self.differs_at = at + len(same)
+                self.differs_at = self._passed_bytes + len(same)
+        self._passed_bytes += len(chunk)
 
     def _pass_on(self, chunk: bytes) -> bool:
         left = memoryview(chunk)
@@ -156,7 +175,7 @@ class Relay:
             try:
                 left = left[os.write(self._drain, left) :]
             except BlockingIOError:
-                threading.Event().wait(0.005)
+                time.sleep(0.005)
             except OSError:
                 return False
         return True

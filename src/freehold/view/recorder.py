@@ -34,7 +34,7 @@ EVERY_S = 0.05
 AT_MOST_EVERY_S = 0.5  # when the timeline has grown long, it is looked at more rarely
 ANSWER_S = 0.04
 LOOK_FOR_PAGE_S = 0.25
-GROWTH = 1.1  # of resident memory, before it is looked at again where that is
+GROWTH = 1.03  # of resident memory, before it is looked at again where that is
 LEAST_GROWTH = 4 << 20
 SHARE = 100  # between two such looks the program runs so many times as long as one takes
 MESSAGE_S = 2.0
@@ -119,6 +119,7 @@ class Recorder:
             if self._listener in ready:
                 self._hear()
             elif ready:
+                self._seen = time.monotonic()
                 break
             else:
                 self._look()
@@ -175,8 +176,7 @@ class Recorder:
             return
         self._begun, self._cpu_s = at_s, (cpu_s, cpu_s)
         self.timeline = Timeline()
-        self._peak = None
-        self._first = None
+        self._peak = self._first = self._last = None
         self._look()
 
     def _look(self, *, end: bool = False) -> None:

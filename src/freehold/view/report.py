@@ -93,7 +93,9 @@ def notes(figures: dict[str, Any]) -> list[str]:
     """Return what has to be known to read the figures, in sentences."""
     found = []
     if figures["ended"] != "by itself":
-        found.append("The program ended without a word, by a signal or os._exit: these are the figures of a moment before.")
+        found.append(
+            "The program ended without a word, by a signal or os._exit: these are the figures of a moment before."
+        )
     if not figures["compared"]:
         return found
     default, output = figures["compared"]["default"], figures["compared"]["output"]

@@ -155,5 +155,3 @@ def _is_stack(each: Mapping, before: Mapping) -> bool:
         and not before.name
         and before.size <= GUARD_BYTES
     )
-
-
