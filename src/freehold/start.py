@@ -26,7 +26,7 @@ def environment(options: dict[str, str], *, address: str = "") -> dict[str, str]
 
     Args:
         options: as texts, by name: they are told to children too.
-        address: where it says that it begins and ends, or an empty text. Only the program itself does, not its children.
+        address: where it says that it begins and ends, or an empty text. Its children say nothing.
     """
     environ = _with_our_folder()
     environ["FREEHOLD"] = "1"
@@ -36,8 +36,9 @@ def environment(options: dict[str, str], *, address: str = "") -> dict[str, str]
 
 
 def default_environment() -> dict[str, str]:
-    """Return the environment for the same program under the default allocator: nothing of freehold's is in it but the
-    folder in PYTHONPATH, so that the program can say that it ends.
+    """Return the environment for the same program under the default allocator.
+
+    Of freehold there is nothing in it but the folder in PYTHONPATH, so that the program says when it begins and ends.
     """
     environ = _with_our_folder()
     environ["FREEHOLD"] = "0"

@@ -39,16 +39,19 @@ def _end(pid: int, address: str) -> None:
     if os.getpid() != pid:  # a forked child that ends as if it were the program
         return
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except Exception:  # Python itself will say so
-        pass
-    try:
         message = _times("end")
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
         _tell(address, message + _heap())
     except Exception as problem:
         _say(f"freehold: no report: {type(problem).__name__}: {problem}\n")
+
+
+def _flush(stream: Any) -> None:
+    try:
+        stream.flush()
+    except Exception:  # there is none, or Python itself will say what is wrong with it
+        return
 
 
 def _times(what: str) -> str:
@@ -56,20 +59,24 @@ def _times(what: str) -> str:
 
 
 def _heap() -> str:
-    """Return what the heaps hold as one line of JSON; an empty text where freehold was never there."""
+    """Return what the heaps hold, as Python writes it; an empty text where freehold was never there.
+
+    Nothing is imported here that may run code from a text, as `json` and `dataclasses` do: after that Python no longer
+    knows that a KeyboardInterrupt ended the program, and the exit code would be another one.
+    """
     if "freehold.numpy_import" not in sys.modules:
         return ""
-    import json
-
-    from freehold import numpy_import
+    from freehold import numpy_import, opening
 
     why = numpy_import.status()
-    told: dict[str, Any] = {"heap": None, "not_taken": {"numpy": why} if why else {}}
-    if "freehold.face.process_heap" in sys.modules:
-        from freehold.stats import stats
+    told: dict[str, Any] = {"not_taken": {"numpy": why} if why else {}}
+    if "freehold.face.process_heap" in sys.modules or opening.is_preloaded():
+        from freehold.face import process_heap
 
-        told["heap"] = stats().as_dict()
-    return json.dumps(told) + "\n"
+        told["process"], told["default"] = process_heap.read_stats(), process_heap.read_default_stats()
+    if "freehold.heap_stats" in sys.modules:
+        told["heaps"] = [heap.as_dict() for heap in sys.modules["freehold.heap_stats"].each()]
+    return repr(told)
 
 
 def _tell(address: str, message: str) -> None:

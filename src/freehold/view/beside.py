@@ -100,7 +100,7 @@ def _be_beside(wish: Wish, pid: int, listener: socket.socket, pipe: tuple[int, i
 
 
 def _keep_only(recorder: Recorder, listener: socket.socket, relay: Relay | None) -> None:
-    """Let go of everything that the program was started with but stderr: whoever waits for its end must not wait for ours."""
+    """Let go of all files that the program was started with but stderr: nobody waits for ours instead."""
     kept = {2, *recorder.descriptors, listener.fileno(), *(relay.descriptors if relay else ())}
     os.chdir("/")
     before = -1

@@ -34,19 +34,18 @@ def spool() -> None:
     try:
         os.lseek(0, 0, os.SEEK_CUR)
     except OSError:
-        with tempfile.TemporaryFile() as file:
-            with suppress(OSError), open(0, "rb", closefd=False) as given:  # closed: there is nothing to take in
-                shutil.copyfileobj(given, file)
-                file.flush()
-                os.lseek(file.fileno(), 0, os.SEEK_SET)
-                os.dup2(file.fileno(), 0)
+        with tempfile.TemporaryFile() as file, suppress(OSError), open(0, "rb", closefd=False) as given:
+            shutil.copyfileobj(given, file)
+            file.flush()
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            os.dup2(file.fileno(), 0)
 
 
 def run_default(command: list[str], environ: dict[str, str]) -> dict[str, Any]:
     """Run *command* in a fresh process and return its figures, with `exit_code`, `complaint` and `output`.
 
-    The last line it wrote to stderr is its complaint. What it wrote to stdout is in the file `output`, for the caller to
-    remove. A program that ends by a signal has it as a negative exit code. It does not outlive us.
+    The last line it wrote to stderr is its complaint. What it wrote to stdout is in the file `output`, which is the
+    caller's to remove. A program that ends by a signal has it as a negative exit code. It does not outlive us.
     """
     listener, address = listen()
     place = _place()
@@ -101,6 +100,13 @@ def _last_line(file: IO[bytes]) -> str:
     file.seek(max(0, size - CHUNK))
     lines = file.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Return how many bytes both begin with."""
+    if a == b:
+        return len(a)
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class Relay:
@@ -164,9 +170,9 @@ class Relay:
 
     def _compare(self, chunk: bytes, other: IO[bytes]) -> None:
         if self.differs_at is None:
-            same = os.path.commonprefix([chunk, other.read(len(chunk))])
-            if len(same) < len(chunk):
-                self.differs_at = self._passed_bytes + len(same)
+            same = _common(chunk, other.read(len(chunk)))
+            if same < len(chunk):
+                self.differs_at = self._passed_bytes + same
         self._passed_bytes += len(chunk)
 
     def _pass_on(self, chunk: bytes) -> bool:

@@ -12,7 +12,7 @@ Does not: stop, slow or change the program; know its exit code.
 
 from __future__ import annotations
 
-import json
+import ast
 import os
 import select
 import socket
@@ -22,8 +22,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from freehold import published
+from freehold import heap_stats, published
 from freehold.published import NotPublished, Page, Snapshot
+from freehold.stats import of_process
 
 from . import sources
 from .timeline import Moment, Timeline, marks
@@ -33,7 +34,7 @@ __all__ = ["Recorder", "listen"]
 EVERY_S = 0.05
 AT_MOST_EVERY_S = 0.5  # when the timeline has grown long, it is looked at more rarely
 ANSWER_S = 0.04
-LOOK_FOR_PAGE_S = 0.25
+LOOK_FOR_PAGE_S = 0.1
 GROWTH = 1.03  # of resident memory, before it is looked at again where that is
 LEAST_GROWTH = 4 << 20
 SHARE = 100  # between two such looks the program runs so many times as long as one takes
@@ -115,8 +116,9 @@ class Recorder:
         """Return when the program is about to end, or has ended. In the first case it waits for `let_go`."""
         next_s = time.monotonic()
         while self.waiting is None:
-            ready, _, _ = select.select([self._listener, self._over], [], [], max(0.0, next_s - time.monotonic()))
-            if self._listener in ready:
+            watched = [self._listener.fileno(), self._over]
+            ready, _, _ = select.select(watched, [], [], max(0.0, next_s - time.monotonic()))
+            if watched[0] in ready:
                 self._hear()
             elif ready:
                 self._seen = time.monotonic()
@@ -144,11 +146,13 @@ class Recorder:
     def _hear(self) -> None:
         speaker, _ = self._listener.accept()
         credentials = speaker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(credentials)[0] != self.pid:
+            speaker.close()
+            return
         message = b""
-        if _CREDENTIALS.unpack(credentials)[0] == self.pid:
-            speaker.settimeout(MESSAGE_S)
-            with suppress(OSError), speaker.makefile("rb") as file:
-                message = file.read()
+        speaker.settimeout(MESSAGE_S)
+        with suppress(OSError), speaker.makefile("rb") as file:
+            message = file.read()
         if not self._understands(message.decode(errors="replace")):
             speaker.close()
         else:
@@ -160,8 +164,8 @@ class Recorder:
         try:
             what, at, cpu = head.split()
             at_s, cpu_s = float(at), float(cpu)
-            told = json.loads(rest) if rest else {}
-        except ValueError:  # whoever it is
+            told = _told(ast.literal_eval(rest)) if rest else {}
+        except (ValueError, SyntaxError, LookupError, TypeError):  # whoever it is
             return False
         if what == "begin":
             self._begin(at_s, cpu_s)
@@ -181,7 +185,7 @@ class Recorder:
 
     def _look(self, *, end: bool = False) -> None:
         """Take a sample; one that fails, because the process has just ended or may not be looked into, is none."""
-        snapshot = self._published()
+        snapshot = self._published(now=end)
         try:
             usage = _usage(self.pid)
         except (OSError, LookupError, ValueError):
@@ -190,7 +194,7 @@ class Recorder:
             self._seen = time.monotonic()
         self._first = self._first or usage
         self._last = usage
-        moment = _moment(max(0.0, self._seen - self._begun), usage.resident, snapshot)
+        moment = _moment(max(0.0, self._seen - self._begun), usage.resident, snapshot, self.told.get("heap"))
         self.timeline.add(moment)
         if end:
             self._end = self._parts(moment)
@@ -198,11 +202,11 @@ class Recorder:
             parts = self._parts(moment)
             self._peak = (moment, parts) if parts else self._peak
 
-    def _published(self) -> Snapshot | None:
+    def _published(self, *, now: bool) -> Snapshot | None:
         """Return what the heaps publish now, or did last; None: there is nothing yet."""
-        now = time.monotonic()
-        if self._page is None and now - self._looked_for_page > LOOK_FOR_PAGE_S:
-            self._looked_for_page = now
+        at_s = time.monotonic()
+        if self._page is None and (now or at_s - self._looked_for_page > LOOK_FOR_PAGE_S):
+            self._looked_for_page = at_s
             with suppress(NotPublished, OSError):
                 self._page = published.find(self.pid)
         if self._page is not None:
@@ -243,7 +247,8 @@ class Recorder:
             "ended": self.ended,
             "wall_seconds": self._seen - self._begun,
             "cpu_seconds": cpu_s,
-            "peak_resident_bytes": last.peak,
+            # The system's own mark may lag a little behind what it says at the same moment.
+            "peak_resident_bytes": max(last.peak, *(moment.resident for moment in self.timeline.moments), 0),
             "resident_bytes": last.resident,
             "minor_faults": last.minor_faults - first.minor_faults,
             "major_faults": last.major_faults - first.major_faults,
@@ -274,7 +279,13 @@ class Recorder:
         return {"at_peak": peak, "at_end": self._end.as_dict() if self._end else None}
 
 
-def _moment(seconds: float, resident: int, snapshot: Snapshot | None) -> Moment:
+def _moment(seconds: float, resident: int, snapshot: Snapshot | None, told: dict[str, Any] | None) -> Moment:
+    """Return the moment as the heaps publish it; at the end, as the program says, so that both are the same."""
+    if told is not None:
+        names = ("current", "dirty", "muzzy", "retained", "purged")
+        live, dirty, muzzy, retained, given_back = (told[f"{name}_bytes"] for name in names)
+        refused = sum(heap["refused_count"] for heap in told["heaps"])
+        return Moment(seconds, resident, live, dirty, muzzy, retained, given_back, refused)
     if snapshot is None:
         return Moment(seconds, resident)
     total = snapshot.total()
@@ -290,10 +301,18 @@ def _moment(seconds: float, resident: int, snapshot: Snapshot | None) -> Moment:
     )
 
 
+def _told(said: dict[str, Any]) -> dict[str, Any]:
+    """Return what a program said of its heaps by the names of `freehold.stats()`."""
+    heap = None
+    if "process" in said:
+        heaps = tuple(heap_stats.HeapStats(**each) for each in said.get("heaps", ()))
+        heap = of_process(said["process"], heaps or (heap_stats.of_heap("default", said["default"]),)).as_dict()
+    return {"heap": heap, "not_taken": dict(said["not_taken"])}
+
+
 def _stats(snapshot: Snapshot) -> dict[str, Any]:
     """Return what was published by the names of `freehold.stats()`."""
-    found = _layer(snapshot.total(), snapshot.metadata) | {
-        "resident_bytes": 0,
+    found: dict[str, Any] = _layer(snapshot.total(), snapshot.metadata) | {
         "purged_bytes": snapshot.purged,
         "purge_count": snapshot.purge_calls,
         "heaps": [
@@ -312,7 +331,7 @@ def _stats(snapshot: Snapshot) -> dict[str, Any]:
     return found
 
 
-def _layer(total: published.Layer, metadata: int) -> dict[str, int]:
+def _layer(total: published.Layer, metadata: int) -> dict[str, Any]:
     return {
         "current_bytes": total.allocated,
         "current_count": total.blocks,

@@ -1,5 +1,4 @@
-"""The report at the end of `freehold run --report`: what a program took of time and memory, where that was, and what
-was given back; under the default allocator too, where both were run.
+"""The report at the end of `freehold run --report`: what a program took, and where its memory was.
 
 A report is one dictionary of plain values, and everything shown is read from it: the lines on stderr, the ``.json``
 that holds it as it is, and the page. docs/seeing.md has its names.

@@ -106,7 +106,8 @@ def _places(figures: Mapping[str, Any]) -> str:
     )
     total = "".join(_cell(parts["total"]) for _, _, parts in found)
     return (
-        f'<div class="card bars">{bars}</div><div class="table"><table id="places"><thead><tr><th></th>{head}</tr></thead>'
+        f'<div class="card bars">{bars}</div><div class="table"><table id="places">'
+        f"<thead><tr><th></th>{head}</tr></thead>"
         f'<tbody>{rows}<tr class="sum"><th>resident</th>{total}</tr></tbody></table></div>'
     )
 
@@ -118,11 +119,13 @@ def _when(run: Mapping[str, Any]) -> str:
 
 def _bar(name: str, parts: Mapping[str, int]) -> str:
     pieces = "".join(
-        f'<i style="--hue:{PART_HUES[part]};flex-grow:{parts[part]}" title="{escape(PARTS[part])}: {in_bytes(parts[part])}"></i>'
+        f'<i style="--hue:{PART_HUES[part]};flex-grow:{parts[part]}"'
+        f' title="{escape(PARTS[part])}: {in_bytes(parts[part])}"></i>'
         for part in PARTS
         if parts[part]
     )
-    return f'<div class="look"><span>{escape(name)}</span><span>{in_bytes(parts["total"])}</span></div><div class="bar">{pieces}</div>'
+    head = f'<div class="look"><span>{escape(name)}</span><span>{in_bytes(parts["total"])}</span></div>'
+    return f'{head}<div class="bar">{pieces}</div>'
 
 
 def _cell(amount: int | None) -> str:

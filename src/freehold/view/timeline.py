@@ -59,7 +59,7 @@ class Timeline:
         """Add the next moment."""
         self._last = moment
         self._keep(moment)
-        if len(self._kept) >= self._most:
+        while len(self._kept) >= self._most:  # the last one, too, is to have a place
             self.stretch_s *= 2
             kept, self._kept = self._kept, []
             for each in kept:
