@@ -84,7 +84,7 @@ def _of_the_heap(figures: dict[str, Any]) -> list[Row]:
         ]
         refused = sum(one["refused_count"] for one in heap["heaps"])
         if refused:
-            shown.append(Row("heap: over a limit", f"{refused:,} requests"))
+            shown.append(Row("heap: over a limit", f"{refused:,} times"))
     return shown + [Row(f"not on the heap: {name}", why) for name, why in figures["not_taken"].items()]
 
 

@@ -151,5 +151,5 @@ def _events(figures: Mapping[str, Any]) -> str:
     back = [mark for mark in marks if mark["what"] == "given back"]
     limit = [mark for mark in marks if mark["what"] == "limit"]
     found = [f"Green marks: {in_bytes(sum(mark['amount'] for mark in back))} were given back"] if back else []
-    found += [f"{sum(mark['amount'] for mark in limit):,} requests were over a limit"] if limit else []
+    found += [f"{sum(mark['amount'] for mark in limit):,} times something was over a limit"] if limit else []
     return escape("; ".join(found) + ".") if found else ""

@@ -91,7 +91,7 @@ class Timeline:
 def marks(moments: Iterable[Moment]) -> list[dict[str, Any]]:
     """Return what happened, in order: the peaks, what was given back, and where a limit was hit.
 
-    Each has its `seconds`, `what` ("peak", "given back", "limit") and `amount`: bytes, or how many requests.
+    Each has its `seconds`, `what` ("peak", "given back", "limit") and `amount`: bytes, or how often.
     """
     seen = list(moments)
     if not seen:
