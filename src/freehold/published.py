@@ -266,6 +266,9 @@ def _own_number(pid: int) -> int:
 class Page:
     """The page of another process, or of this one. A context manager.
 
+    Attributes:
+        space: the addresses that all its heaps lie in; empty where the process does not tell.
+
     Raises:
         NotPublished: it is none that this version can read, or a forked child holds its parent's.
     """
@@ -292,6 +295,8 @@ class Page:
             self._map.close()
             raise NotPublished(f"the page of process {pid} {wrong}")
         self._bell = ctypes.c_uint32.from_buffer(self._map, BELL)
+        space: int = HEAD.unpack_from(self._map)[8]
+        self.space = range(space & ~0xFF, (space & ~0xFF) + (1 << (space & 0xFF)) if space else 0)
 
     def __enter__(self) -> Self:
         return self

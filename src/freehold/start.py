@@ -15,27 +15,43 @@ import sys
 
 from freehold import arrow_import, config, domains, numpy_import, opening
 
-__all__ = ["FOLDER", "LIBRARY", "environment", "preload", "start", "start_enabled"]
+__all__ = ["FOLDER", "LIBRARY", "default_environment", "environment", "preload", "start", "start_enabled"]
 
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libfreehold.so")
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 
 
-def environment(options: dict[str, str], *, report: bool, output: str) -> dict[str, str]:
+def environment(options: dict[str, str], *, address: str = "") -> dict[str, str]:
     """Return the environment for a program that this process becomes by exec.
 
     Args:
         options: as texts, by name: they are told to children too.
-        report: end with a report on stderr. Only the program itself does, not its children.
-        output: the path of the file for the report, or an empty text.
+        address: where it says that it begins and ends, or an empty text. Its children say nothing.
     """
-    environ = dict(os.environ)
-    followed = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != FOLDER]
-    environ["PYTHONPATH"] = os.pathsep.join([FOLDER, *followed])
+    environ = _with_our_folder()
     environ["FREEHOLD"] = "1"
-    environ["FREEHOLD_RUN"] = f"{os.getpid()} {'report' if report else '-'} {output}"
+    environ["FREEHOLD_RUN"] = f"{os.getpid()} {address}"
     environ.update({f"FREEHOLD_{name.upper()}": value for name, value in options.items()})
     return environ
+
+
+def default_environment() -> dict[str, str]:
+    """Return the environment for the same program under the default allocator.
+
+    Of freehold there is nothing in it but the folder in PYTHONPATH, so that the program says when it begins and ends.
+    """
+    environ = _with_our_folder()
+    environ["FREEHOLD"] = "0"
+    environ.pop("FREEHOLD_RUN", None)
+    others = [path for path in environ.pop("LD_PRELOAD", "").replace(" ", ":").split(":") if path not in ("", LIBRARY)]
+    return environ | ({"LD_PRELOAD": ":".join(others)} if others else {})
+
+
+def _with_our_folder() -> dict[str, str]:
+    """Return this process's environment, with the folder `startup` first in PYTHONPATH."""
+    environ = dict(os.environ)
+    followed = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != FOLDER]
+    return environ | {"PYTHONPATH": os.pathsep.join([FOLDER, *followed])}
 
 
 def preload(environ: dict[str, str]) -> None:
@@ -51,19 +67,12 @@ def preload(environ: dict[str, str]) -> None:
 
 
 def start() -> None:
-    """Have Python's objects taken now if the options say so, and NumPy and Arrow when they are imported.
-
-    The report is made at the end if this is the program that it is about.
-    """
+    """Have Python's objects taken now if the options say so, and NumPy and Arrow when they are imported."""
     if os.environ.get("FREEHOLD", "0") == "0" or not _is_built():
         return
-    pid, report, output = (os.environ.get("FREEHOLD_RUN", "") + "  ").split(" ", 2)
     # `freehold run` has read everything, and has said what is wrong with it.
-    _begin(config.resolve(folder="", say=(lambda _: None) if pid else None))
-    if pid == str(os.getpid()) and (report == "report" or output.strip()):
-        from freehold.view.report import Watch
-
-        Watch(on_stderr=report == "report", path=output.strip()).begin()
+    said = "FREEHOLD_RUN" in os.environ
+    _begin(config.resolve(folder="", say=(lambda _: None) if said else None))
 
 
 def start_enabled(options: dict[str, str]) -> None:

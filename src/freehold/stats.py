@@ -9,6 +9,7 @@ Thread-safety: any thread, any time; figures read while other threads work are a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,7 +76,11 @@ def stats() -> Stats:
     opening.open_heap()
     from freehold.face import process_heap
 
-    read = process_heap.read_stats()
+    return of_process(process_heap.read_stats(), heap_stats.each())
+
+
+def of_process(read: Mapping[str, int], heaps: tuple[HeapStats, ...]) -> Stats:
+    """Return all heaps' figures as the core tells them."""
     return Stats(
         current_bytes=read["allocated"],
         current_count=read["blocks"],
@@ -91,7 +96,7 @@ def stats() -> Stats:
         mapped_bytes=read["mapped"],
         purged_bytes=read["purged"],
         purge_count=read["purge_calls"],
-        heaps=heap_stats.each(),
+        heaps=heaps,
     )
 
 

@@ -2,7 +2,7 @@
 
 This process *becomes* a fresh Python that runs the program (exec), so arguments, `__main__`, `sys.path`, standard
 input, signals and the exit code are Python's own by construction. What differs is in the environment (see
-`freehold.start`), and is inherited.
+`freehold.start`), and is inherited. A report is made by another process, beside it (`freehold.view.beside`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 from freehold import config, start
 from freehold.cli import say
+from freehold.view import beside, compared, report
+from freehold.view.beside import Wish
 
 __all__ = ["add_arguments", "run", "split"]
 
@@ -27,7 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", action="store_true", default=None, help="end with a report on stderr, of the program itself"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="write the report to FILE: .json, or .txt as it looks on stderr"
+        "--compare",
+        action="store_true",
+        help="run the program under the default allocator first, and report on both side by side",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write the report to FILE: .html with curves over time, .json, or .txt as it looks on stderr",
     )
     parser.add_argument(
         "--preload",
@@ -77,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             for name, setting in settings.items()
             if setting.source != "default" and name != "report"
         }
-        environ = start.environment(told, report=settings["report"].value, output=output)
+        environ = start.environment(told)
         if args.preload:
             start.preload(environ)
     except (_Wrong, ValueError, ImportError) as problem:
@@ -86,10 +97,21 @@ def run(args: argparse.Namespace) -> int:
     command = [sys.executable, *_interpreter_flags(), *args.program]
     sys.stdout.flush()
     try:
+        if settings["report"].value or args.compare or output:
+            wish = Wish(args.program, settings["report"].value or args.compare, output)
+            environ["FREEHOLD_RUN"] += _report_beside(command, wish, compare=args.compare)
         os.execve(command[0], command, environ)
     except OSError as problem:
         print(f"freehold run: {command[0]}: {problem.strerror}", file=sys.stderr)
         return 1
+
+
+def _report_beside(command: list[str], wish: Wish, *, compare: bool) -> str:
+    """Have the report made beside the program; return the address where the program is to speak."""
+    if compare:
+        compared.spool()
+        wish = replace(wish, default=compared.run_default(command, start.default_environment()))
+    return beside.stay(wish)
 
 
 def _check_program(program: list[str]) -> None:
@@ -107,8 +129,8 @@ def _check_output(path: str | None, *, force: bool) -> str:
     if path is None:
         return ""
     path = os.path.abspath(path)
-    if not path.endswith((".json", ".txt")):
-        raise _Wrong(f"-o {path}: expected a name that ends in .json or .txt")
+    if not path.endswith(report.KINDS):
+        raise _Wrong(f"-o {path}: expected a name that ends in .json, .txt or .html")
     if not os.path.isdir(os.path.dirname(path)):
         raise _Wrong(f"-o {path}: there is no folder {os.path.dirname(path)}")
     if os.path.exists(path) and not force:

@@ -41,7 +41,7 @@ cdef struct PageHead:               # 64 bytes
     uint64_t body_bytes             # in use, from the process's record on
     uint64_t pid                    # who writes it, by its own numbers
     uint64_t opened_ns              # CLOCK_MONOTONIC
-    uint64_t spare
+    uint64_t space                  # the first address of the space, a multiple of 4 MiB; the lowest byte: which power of two its size is
 
 cdef struct Knock:                  # 64 bytes, written by readers
     uint32_t bell                   # changed: publish now

@@ -63,6 +63,8 @@ from cython.cimports.freehold.core.publish import (
 )
 from cython.cimports.freehold.core.ranges import Range, RangeBook, ranges_of_heap
 from cython.cimports.freehold.core.reclaim import reclaim_ticks
+from cython.cimports.freehold.core.sizes import sizes_log2
+from cython.cimports.freehold.core.space import space_base, space_size
 from cython.cimports.freehold.core.vm import VM_CALLS, vm_read_stats
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
@@ -134,6 +136,7 @@ def publish_open() -> cython.void:
     the_page.head.bytes = PAGE_BYTES
     the_page.head.pid = getpid()
     the_page.head.opened_ns = now_ns()
+    the_page.head.space = space_base() | sizes_log2(space_size())
     purge_heard = 0
     map_heard = 0
     profile_heard = 0

@@ -20,9 +20,13 @@ if sys.version_info >= (3, 11):
             import freehold
         finally:
             sys.path.remove(_packages)
-        import freehold.start
+        import freehold.view.at_end
 
-        freehold.start.start()
+        freehold.view.at_end.begin()
+        if os.environ.get("FREEHOLD", "0") != "0":
+            import freehold.start
+
+            freehold.start.start()
     except Exception as problem:
         sys.stderr.write("freehold: not started: %s: %s\n" % (type(problem).__name__, problem))
 

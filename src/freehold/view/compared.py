@@ -1,0 +1,197 @@
+"""The same program under the default allocator, measured as it is under freehold; and whether it said the same.
+
+Thread-safety: `run_default` by one thread that is alone; a `Relay` runs in a thread of its own.
+Invariants: the program gets the same arguments, environment but for freehold's own, and standard input both times. What
+it writes under freehold reaches its reader as soon as it is written, whole, whatever it is compared with.
+Does not: compare what goes to a terminal, or what is written to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from typing import IO, Any
+
+from .recorder import Recorder, listen
+
+__all__ = ["Relay", "nothing_compared", "run_default", "spool"]
+
+CHUNK = 1 << 16
+_PR_SET_PDEATHSIG = 1
+
+
+def spool() -> None:
+    """Have standard input be one that can be read twice: what comes from a pipe is taken in whole first."""
+    with suppress(OSError):
+        if os.isatty(0):
+            return
+    try:
+        os.lseek(0, 0, os.SEEK_CUR)
+    except OSError:
+        with tempfile.TemporaryFile() as file, suppress(OSError), open(0, "rb", closefd=False) as given:
+            shutil.copyfileobj(given, file)
+            file.flush()
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            os.dup2(file.fileno(), 0)
+
+
+def run_default(command: list[str], environ: dict[str, str]) -> dict[str, Any]:
+    """Run *command* in a fresh process and return its figures, with `exit_code`, `complaint` and `output`.
+
+    The last line it wrote to stderr is its complaint. What it wrote to stdout is in the file `output`, which is the
+    caller's to remove. A program that ends by a signal has it as a negative exit code. It does not outlive us.
+    """
+    listener, address = listen()
+    place = _place()
+    handle, output = tempfile.mkstemp(prefix="freehold-default-", suffix=".out")
+    with listener, os.fdopen(handle, "wb") as said, tempfile.TemporaryFile() as complaints:
+        pid = _start(command, environ | {"FREEHOLD_RUN": address}, said, complaints)
+        try:
+            recorder = Recorder(pid, listener)
+            recorder.record()
+            recorder.let_go()
+            _, status = os.waitpid(pid, 0)
+        except KeyboardInterrupt:
+            os.kill(pid, signal.SIGKILL)
+            os.unlink(output)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise
+        complaint = _last_line(complaints)
+    if place is not None:
+        os.lseek(0, place, os.SEEK_SET)
+    code = os.waitstatus_to_exitcode(status)
+    return recorder.figures() | {"exit_code": code, "complaint": complaint, "output": output}
+
+
+def _place() -> int | None:
+    """Return where standard input is to be read from again."""
+    with suppress(OSError):
+        return None if os.isatty(0) else os.lseek(0, 0, os.SEEK_CUR)
+    return None
+
+
+def _start(command: list[str], environ: dict[str, str], said: IO[bytes], complaints: IO[bytes]) -> int:
+    """Return the process that runs *command*; it ends when we do."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        os.dup2(said.fileno(), 1)
+        os.dup2(complaints.fileno(), 2)
+        environ["FREEHOLD_RUN"] = f"{os.getpid()} {environ['FREEHOLD_RUN']}"
+        os.execve(command[0], command, environ)
+    finally:
+        os._exit(127)
+
+
+def _last_line(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - CHUNK))
+    lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Return how many bytes both begin with."""
+    if a == b:
+        return len(a)
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+class Relay:
+    """Passes on what the program writes, and compares it with what it wrote before.
+
+    Args:
+        source: the end of a pipe that the program's stdout is the other end of.
+        drain: where it went before.
+        path: the file that the other output is in.
+    """
+
+    def __init__(self, source: int, drain: int, path: str) -> None:
+        self._source = source
+        self._drain = drain
+        self._path = path
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._lock = threading.Lock()  # held while something is on its way
+        self._other_bytes = os.stat(path).st_size
+        self._passed_bytes = 0
+        self.differs_at: int | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The open files that it needs."""
+        return [self._source, self._drain]
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def is_over(self, timeout_s: float | None = None) -> bool:
+        """Wait until nobody has the program's stdout any more; return whether that is so."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def knows(self) -> bool:
+        """Return whether what was written until now tells what there is to say: it differs, or it is all there."""
+        while True:
+            with self._lock:
+                if not self._thread.is_alive() or not select.select([self._source], [], [], 0)[0]:
+                    return self.differs_at is not None or self._passed_bytes == self._other_bytes
+            time.sleep(0.002)
+
+    def _run(self) -> None:
+        with open(self._path, "rb") as other:
+            while select.select([self._source], [], []) and self._next(other):
+                pass
+        os.close(self._drain)
+
+    def _next(self, other: IO[bytes]) -> bool:
+        """Pass on what there is; return whether there may be more."""
+        with self._lock:
+            chunk = os.read(self._source, CHUNK)
+            self._compare(chunk, other)
+            if chunk and self._pass_on(chunk):
+                return True
+            if self.differs_at is None and self._passed_bytes != self._other_bytes:
+                self.differs_at = self._passed_bytes
+            os.close(self._source)  # where its reader is gone, the program is to notice
+            return False
+
+    def _compare(self, chunk: bytes, other: IO[bytes]) -> None:
+        if self.differs_at is None:
+            same = _common(chunk, other.read(len(chunk)))
+            if same < len(chunk):
+                self.differs_at = self._passed_bytes + same
+        self._passed_bytes += len(chunk)
+
+    def _pass_on(self, chunk: bytes) -> bool:
+        left = memoryview(chunk)
+        while left:
+            try:
+                left = left[os.write(self._drain, left) :]
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:
+                return False
+        return True
+
+    def result(self) -> dict[str, Any]:
+        """Return what there is to say: `compared`, `same`, the first byte that `differs_at`, and the file `kept`."""
+        kept = self._path if self.differs_at is not None else None
+        return {"compared": True, "same": kept is None, "differs_at": self.differs_at, "kept": kept, "why": ""}
+
+
+def nothing_compared(why: str) -> dict[str, Any]:
+    """Return the same where nothing was compared."""
+    return {"compared": False, "same": None, "differs_at": None, "kept": None, "why": why}
