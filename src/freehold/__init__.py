@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from freehold.heap_stats import HeapStats
     from freehold.install import Installation, install, uninstall
     from freehold.logs import start_logging, stop_logging
+    from freehold.profiles import Profile
+    from freehold.profiling import Profiling, profile
     from freehold.profilers import ProfilerRecord, ProfilerRecords, profiler, profiler_records
     from freehold.snapshots import Change, Snapshot, snapshot
     from freehold.stats import Stats, purge, statistics, stats
@@ -58,13 +60,16 @@ __all__ = [
     "OSRefused",
     "OutOfBounds",
     "OutOfMemory",
+    "Profile",
     "ProfilerRecord",
     "ProfilerRecords",
+    "Profiling",
     "Snapshot",
     "Statistics",
     "Stats",
     "UnsuitableAlignment",
     "install",
+    "profile",
     "profiler",
     "profiler_records",
     "purge",
@@ -83,12 +88,15 @@ _ELSEWHERE = {
     "Heap": "heap",
     "HeapStats": "heap_stats",
     "Installation": "install",
+    "Profile": "profiles",
     "ProfilerRecord": "profilers",
     "ProfilerRecords": "profilers",
+    "Profiling": "profiling",
     "Snapshot": "snapshots",
     "Statistics": "counting",
     "Stats": "stats",
     "install": "install",
+    "profile": "profiling",
     "profiler": "profilers",
     "profiler_records": "profilers",
     "purge": "stats",

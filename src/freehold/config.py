@@ -121,6 +121,12 @@ def _parse_objects(name: str, value: object) -> str:
         raise ValueError(f"{name}={value!r} is not known: expected True, False (yes, no) or 'arena'") from None
 
 
+def _parse_path(name: str, value: object) -> str:
+    """Return the file that is meant: an empty text, none; ``yes``, one that is named after the program."""
+    text = str(value)
+    return "" if text.lower() in _NO else "yes" if text.lower() in _YES else text
+
+
 def total_memory() -> int:
     """Return the bytes of memory this process may use: the machine's, or its container's if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -179,6 +185,9 @@ OPTIONS = {
         ),
         Option("publish", "yes", _parse_switch, "whether `freehold top` may look into this process"),
         Option("log", "no", _parse_switch, "whether Python's logging is told what an operator must know"),
+        Option("profile", "no", _parse_path, "whether a heap profile is taken, and written when the program ends: yes, or FILE"),
+        Option("profile_interval", "512KiB", parse_size, "bytes between two samples of it, in the mean"),
+        Option("growth", "0", parse_size, "a dump of the profile whenever so many bytes more are live than ever; 0: none"),
         Option("report", "no", _parse_switch, "whether `freehold run` ends with a report on stderr"),
     )
 }

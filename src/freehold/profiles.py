@@ -254,13 +254,18 @@ class Profile:
         )
 
 
+def endings() -> str:
+    """Return the endings of names that tell a format, as one reads them."""
+    *most, last = FORMATS
+    return f"{', '.join(most)} or {last}"
+
+
 def format_of(path: str) -> str:
     """Return the format that a file's name tells by its ending."""
     for ending, name in FORMATS.items():
         if path.endswith(ending):
             return name
-    *most, last = FORMATS
-    raise ValueError(f"{path}: expected a name that ends in {', '.join(most)} or {last}")
+    raise ValueError(f"{path}: expected a name that ends in {endings()}")
 
 
 class _Sums:

@@ -98,6 +98,15 @@ def _begin(settings: dict[str, config.Setting]) -> None:
         from freehold import logs
 
         logs.start_logging()
+    if settings["profile"].value:
+        from freehold import profiling
+
+        profiling.begin_program(
+            settings["profile"].value,
+            interval=settings["profile_interval"].value,
+            growth=settings["growth"].value,
+            its_own=os.environ.get("FREEHOLD_RUN", "").partition(" ")[0] == str(os.getpid()),
+        )
 
 
 def _is_built() -> bool:

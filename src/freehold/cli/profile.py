@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from freehold.profiles import FORMATS, BadProfile, Profile, format_of
+from freehold.profiles import FORMATS, BadProfile, Profile, endings, format_of
 from freehold.published import NotPublished
 
 __all__ = ["add_arguments", "run"]
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = sorted(set(FORMATS.values()))
     parser.add_argument("source", nargs="?", metavar="PID|FILE", help="a process that profiles its heap, or a dump")
     parser.add_argument("--diff", nargs=2, metavar=("BEFORE", "AFTER"), help="what grew between two dumps")
-    parser.add_argument("-o", "--output", metavar="FILE", help=f"write it there; the ending tells how: {_endings()}")
+    parser.add_argument("-o", "--output", metavar="FILE", help=f"write it there; the ending tells how: {endings()}")
     parser.add_argument("--format", choices=formats, help="how, whatever the name; without -o: to stdout")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--total", action="store_true", help="all that was allocated, freed or not, not what is live")
@@ -54,11 +54,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _endings() -> str:
-    *most, last = FORMATS
-    return f"{', '.join(most)} or {last}"
-
-
 def _checked(args: argparse.Namespace) -> str | None:
     """Return the format to write, None for the table; refuse what can not be meant."""
     if (args.source is None) == (args.diff is None):
@@ -72,7 +67,7 @@ def _checked(args: argparse.Namespace) -> str | None:
         try:
             how = format_of(args.output)
         except ValueError:
-            raise _CanNot(2, f"-o {args.output}: expected a name that ends in {_endings()}, or --format") from None
+            raise _CanNot(2, f"-o {args.output}: expected a name that ends in {endings()}, or --format") from None
     if args.output is not None and os.path.lexists(args.output) and not args.force:
         raise _CanNot(2, f"-o {args.output}: exists already; -f overwrites it")
     if how == "raw" and args.diff is not None:

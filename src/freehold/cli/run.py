@@ -13,14 +13,26 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from freehold import config, start
+from freehold import config, profiles, start
 from freehold.cli import say
 from freehold.view import beside, compared, report
 from freehold.view.beside import Wish
 
 __all__ = ["add_arguments", "run", "split"]
 
-WITH_VALUE = ("-o", "--output", "--objects", "--arrow", "--decay", "--huge-pages", "--on-error", "--publish")
+WITH_VALUE = (
+    "-o",
+    "--output",
+    "--objects",
+    "--arrow",
+    "--decay",
+    "--huge-pages",
+    "--on-error",
+    "--publish",
+    "--log",
+    "--profile-interval",
+    "--growth",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--huge-pages", metavar="HOW", help=f"{config.OPTIONS['huge_pages'].help}: auto, never")
     parser.add_argument("--on-error", metavar="HOW", help=f"{config.OPTIONS['on_error'].help}: abort, report")
     parser.add_argument("--publish", metavar="HOW", help=f"{config.OPTIONS['publish'].help}: yes, no")
+    parser.add_argument("--log", metavar="HOW", help=f"{config.OPTIONS['log'].help}: yes, no")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="yes",
+        metavar="FILE",
+        help=f"take a heap profile, and write it at the end to FILE ({profiles.endings()}); default: "
+        "freehold-PROGRAM.PID.html. As --profile=FILE",
+    )
+    parser.add_argument("--profile-interval", metavar="SIZE", help=f"{config.OPTIONS['profile_interval'].help}")
+    parser.add_argument(
+        "--growth", metavar="STEP", help=f"with --profile, {config.OPTIONS['growth'].help.rpartition(';')[0]}"
+    )
     parser.epilog = (
         "The options end where the program begins. Children follow, unless under python -I, -E or -S; with --preload, "
         "those that are not Python too."
@@ -82,12 +107,15 @@ def run(args: argparse.Namespace) -> int:
         given = {name: getattr(args, name) for name in config.OPTIONS}
         settings = config.resolve(command_line=given, say=say)
         output = _check_output(args.output, force=args.force)
+        profile = _check_profile(settings, args)
         _check_interpreter()
         told = {
             name: str(setting.given)
             for name, setting in settings.items()
             if setting.source != "default" and name != "report"
         }
+        if profile:
+            told["profile"] = profile
         environ = start.environment(told)
         if args.preload:
             start.preload(environ)
@@ -131,11 +159,34 @@ def _check_output(path: str | None, *, force: bool) -> str:
     path = os.path.abspath(path)
     if not path.endswith(report.KINDS):
         raise _Wrong(f"-o {path}: expected a name that ends in .json, .txt or .html")
+    return _check_place("-o ", path, force=force)
+
+
+def _check_place(option: str, path: str, *, force: bool) -> str:
+    """Return *path*, of a file that can be written, as far as that can be told before."""
     if not os.path.isdir(os.path.dirname(path)):
-        raise _Wrong(f"-o {path}: there is no folder {os.path.dirname(path)}")
+        raise _Wrong(f"{option}{path}: there is no folder {os.path.dirname(path)}")
     if os.path.exists(path) and not force:
-        raise _Wrong(f"-o {path}: exists already; -f overwrites it")
+        raise _Wrong(f"{option}{path}: exists already; -f overwrites it")
     return path
+
+
+def _check_profile(settings: dict[str, config.Setting], args: argparse.Namespace) -> str:
+    """Return the absolute path for the profile, or an empty text."""
+    path = settings["profile"].value
+    if not path:
+        if settings["growth"].source == "command line":
+            raise _Wrong("--growth is of a profile: --profile takes one")
+        return ""
+    if path == "yes":
+        program = next((word for word in args.program if word not in ("-m", "-c", "-")), "program")
+        name = os.path.splitext(os.path.basename(program))[0] if args.program[0] != "-c" else "command"
+        path = f"freehold-{name}.{os.getpid()}.html"
+    try:
+        profiles.format_of(path)
+    except ValueError as problem:
+        raise _Wrong(f"--profile={problem}") from None
+    return _check_place("--profile=", os.path.abspath(path), force=args.force)
 
 
 def _check_interpreter() -> None:

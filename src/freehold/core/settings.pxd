@@ -18,11 +18,15 @@ cdef enum:                          # the options; keep `option_name` in this or
     OPTION_DECAY = 0
     OPTION_HUGE_PAGES = 1
     OPTION_ON_ERROR = 2
-    OPTION_OBJECTS = 3              # of Python alone, like the next two
-    OPTION_ARROW = 4
-    OPTION_REPORT = 5
-    OPTION_PUBLISH = 6
-    OPTIONS = 7
+    OPTION_PUBLISH = 3
+    OPTION_OBJECTS = 4              # of Python alone, like all that follow
+    OPTION_ARROW = 5
+    OPTION_LOG = 6
+    OPTION_PROFILE = 7
+    OPTION_PROFILE_INTERVAL = 8
+    OPTION_GROWTH = 9
+    OPTION_REPORT = 10
+    OPTIONS = 11
     OPTION_TEXT = 64                # bytes of a name or a value at most, with the NUL
 cdef extern from *:
     """

@@ -11,9 +11,13 @@ from cython.cimports.freehold.core.machine import NOWHERE, getenv, memcpy, strch
 from cython.cimports.freehold.core.settings import (
     OPTION_ARROW,
     OPTION_DECAY,
+    OPTION_GROWTH,
     OPTION_HUGE_PAGES,
+    OPTION_LOG,
     OPTION_OBJECTS,
     OPTION_ON_ERROR,
+    OPTION_PROFILE,
+    OPTION_PROFILE_INTERVAL,
     OPTION_PUBLISH,
     OPTION_TEXT,
     OPTIONS,
@@ -153,6 +157,14 @@ def option_name(option: cython.int) -> cython.p_const_char:
         return b"arrow"
     if option == OPTION_PUBLISH:
         return b"publish"
+    if option == OPTION_LOG:
+        return b"log"
+    if option == OPTION_PROFILE:
+        return b"profile"
+    if option == OPTION_PROFILE_INTERVAL:
+        return b"profile_interval"
+    if option == OPTION_GROWTH:
+        return b"growth"
     return b"report"
 
 
