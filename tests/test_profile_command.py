@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from freehold import cli, published
-from freehold.published import NotPublished
 from freehold.profiles import Profile, Stack
+from freehold.published import NotPublished
 from profile_dumps import CLEAN, LOAD, MAIN, MIB, RUN, dump, profile, small
 
 
