@@ -34,8 +34,12 @@ class Page:
         browser.open(path, **how)
 
     def at(self, depth: int, share: float) -> tuple[float, float]:
-        x, y, width = self.browser.run("(r => [r.x, r.y, r.width])(document.querySelector('canvas').getBoundingClientRect())")
-        return x + share * width, y + (depth + 0.5) * ROW - self.browser.run("document.querySelector('#graph').scrollTop")
+        x, y, width = self.browser.run(
+            "(r => [r.x, r.y, r.width])(document.querySelector('canvas').getBoundingClientRect())"
+        )
+        return x + share * width, y + (depth + 0.5) * ROW - self.browser.run(
+            "document.querySelector('#graph').scrollTop"
+        )
 
     def click(self, depth: int, share: float) -> None:
         self.browser.click(*self.at(depth, share))
@@ -93,7 +97,9 @@ def test_the_legend_has_every_source(page: Page) -> None:
 
 
 def pixel(browser: Browser, x: float, y: float) -> tuple[int, ...]:
-    script = f"(r => [...document.querySelector('canvas').getContext('2d').getImageData({x} - r.x, {y} - r.y, 1, 1).data])"
+    script = (
+        f"(r => [...document.querySelector('canvas').getContext('2d').getImageData({x} - r.x, {y} - r.y, 1, 1).data])"
+    )
     return tuple(browser.run(f"{script}(document.querySelector('canvas').getBoundingClientRect())"))
 
 
@@ -161,7 +167,9 @@ def test_hovering_tells_bytes_blocks_share_and_sources(page: Page) -> None:
     page.browser.move(*page.at(3, 0.5))
     tip = " ".join(page.browser.text("#tip").split())
 
-    assert tip.startswith("clean /srv/app/etl.py:41 379 MiB live 402,136 blocks of 988 B on average 34 % of all that is shown")
+    assert tip.startswith(
+        "clean /srv/app/etl.py:41 379 MiB live 402,136 blocks of 988 B on average 34 % of all that is shown"
+    )
     assert "149 MiB allocated here itself" in tip
     assert "348 MiB NumPy arrays 31.0 MiB Python objects" in tip
     page.browser.move(*page.at(5, 0.9))
@@ -234,8 +242,12 @@ def test_a_deep_and_wide_profile_is_drawn_at_once(chromium: Browser, tmp_path: P
     page = Page(chromium, large(), tmp_path / "large.html")
 
     assert page.browser.text("#total").startswith(f"{size(page.seen.total().live_bytes)} live")
-    assert chromium.run("document.querySelector('#graph').scrollHeight") == ROW * (2 + max(len(x.frames) for x in page.seen.stacks) - 1)
-    took = chromium.run("(began => { draw(); draw(); draw(); return (performance.now() - began) / 3 })(performance.now())")
+    assert chromium.run("document.querySelector('#graph').scrollHeight") == ROW * (
+        2 + max(len(x.frames) for x in page.seen.stacks) - 1
+    )
+    took = chromium.run(
+        "(began => { draw(); draw(); draw(); return (performance.now() - began) / 3 })(performance.now())"
+    )
     assert took < 250
     page.click(6, 0.2)
     assert "of what is zoomed to" in page.told()
@@ -254,7 +266,9 @@ def test_stacks_of_any_depth_can_be_drawn(chromium: Browser, tmp_path: Path) -> 
     assert [] == chromium.problems()
 
 
-@pytest.mark.parametrize("seen", [profile([]), profile([Stack((MAIN, RUN), 0, "obj", 0, 0, 0, 0)])], ids=["none", "zero"])
+@pytest.mark.parametrize(
+    "seen", [profile([]), profile([Stack((MAIN, RUN), 0, "obj", 0, 0, 0, 0)])], ids=["none", "zero"]
+)
 def test_a_profile_of_nothing_is_a_page(chromium: Browser, seen: Profile, tmp_path: Path) -> None:
     """Every button does what it says, and none complains."""
     page = Page(chromium, seen, tmp_path / "empty.html")

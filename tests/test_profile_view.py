@@ -203,9 +203,12 @@ def test_pprof_has_every_stack(proto: Any) -> None:
             tuple(getattr(stack, name) for name in FIGURES),
         ) for stack in seen.stacks
     ] == pprof_stacks(read)  # fmt: skip
-    assert [("live_objects", "count"), ("live_space", "bytes"), ("total_objects", "count"), ("total_space", "bytes")] == [
-        (texts[x.type], texts[x.unit]) for x in read.sample_type
-    ]
+    assert [
+        ("live_objects", "count"),
+        ("live_space", "bytes"),
+        ("total_objects", "count"),
+        ("total_space", "bytes"),
+    ] == [(texts[x.type], texts[x.unit]) for x in read.sample_type]
     assert ("", "live_space", 1 << 19) == (texts[0], texts[read.default_sample_type], read.period)
     assert (1795293000 * 10**9, 754 * 10**9) == (read.time_nanos, read.duration_nanos)
     assert "process: 4711" in [texts[i] for i in read.comment]

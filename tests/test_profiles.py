@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import profile_dumps
-from freehold import profiles
+from freehold import profile_dump, profiles
 from freehold.profiles import Amount, BadProfile, Frame, Profile, Stack
 from freehold.view.profile_text import SOURCE_NAMES
 from profile_dumps import BEGAN, CLEAN, LOAD, MAIN, MIB, RUN, dump, profile, small
@@ -25,7 +25,7 @@ lines = st.integers(0, (1 << 32) - 1)
 names = st.text("abz/. é;中<&\x1b\n\0$\u202e", max_size=40)
 frames = st.builds(Frame, names, lines, names, lines)
 heaps = st.dictionaries(words, st.text("abz é;<", min_size=1, max_size=9), max_size=4)
-moments = st.integers(0, WORD // 1000).map(lambda us: profiles.EPOCH + timedelta(microseconds=us))
+moments = st.integers(0, WORD // 1000).map(lambda us: profile_dump.EPOCH + timedelta(microseconds=us))
 
 
 @st.composite
@@ -157,7 +157,7 @@ def test_entries_that_many_stacks_share_are_refused() -> None:
 
 def test_of_an_endless_file_only_the_beginning_is_read(tmp_path: Path) -> None:
     """Whether it is no profile, or claims to be one of any size."""
-    with pytest.raises(BadProfile, match="^/dev/zero: not a heap profile$"):
+    with pytest.raises(BadProfile, match=r"^/dev/zero: not a heap profile$"):
         Profile.read("/dev/zero")
     (tmp_path / "x.raw").write_bytes(changed(2, WORD))
     tracemalloc.start()
@@ -194,10 +194,11 @@ def test_a_mutated_dump_is_read_or_refused(written: Profile, data: st.DataObject
     except BadProfile as problem:
         assert str(problem).isprintable()
         return
-    assert read.total() == Amount(*(sum(column) for column in zip(*(astuple(x.amount) for x in read.stacks)))) if read.stacks else True  # fmt: skip
+    rows = [(0, 0, 0, 0), *(astuple(stack.amount) for stack in read.stacks)]
+    assert Amount(*(sum(column) for column in zip(*rows, strict=True))) == read.total()
     assert Profile.read(read.encode("raw")).total() == read.total()
-    for format in ("html", "speedscope", "pprof", "collapsed"):
-        assert isinstance(read.encode(format), bytes)
+    for name in ("html", "speedscope", "pprof", "collapsed"):
+        assert isinstance(read.encode(name), bytes)
 
 
 # ---- what is in it ----

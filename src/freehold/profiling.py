@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["INTERVAL", "Profiling", "begin_program", "profile"]
 
 INTERVAL = "512KiB"
-ENDINGS = (".html", ".json", ".pb.gz", ".txt", ".collapsed", ".raw")  # as freehold.profiles has them, which is imported late
 ASKED, ENDED = 0, 2  # why a dump was written, as the core has it
 
 
@@ -131,7 +130,9 @@ def begin_program(path: str, *, interval: int, growth: int, its_own: bool) -> No
 
 def _split(path: str) -> tuple[str, str]:
     """Return a path without its ending, and that: one that tells a format may have two parts."""
-    ending = next((known for known in ENDINGS if path.endswith(known)), os.path.splitext(path)[1])
+    from freehold.profiles import FORMATS
+
+    ending = next((known for known in FORMATS if path.endswith(known)), os.path.splitext(path)[1])
     return path.removesuffix(ending), ending
 
 

@@ -1,7 +1,7 @@
 """A heap profile as a flame graph: one HTML file that needs neither network nor anything else.
 
-The page is `profile_page.html` with its style and scripts put in, and the profile as JSON: the stacks as a tree, so that
-what they have in common is told once. The page's own policy forbids it to load or send anything.
+The page is `profile_page.html` with its style and scripts put in, and the profile as JSON: the stacks as a tree, so
+that what they have in common is told once. The page's own policy forbids it to load or send anything.
 
 Thread-safety: functions of their arguments.
 Invariant: the figures of the page's stacks are the profile's; of a difference, those that have grown.
