@@ -28,7 +28,6 @@ from cython.cimports.freehold.face.cpython_frames import (
     character,
     code_of,
     detached,
-    fetch_add,
     fetch_and,
     fetch_or,
     fetch_sub,
@@ -43,6 +42,7 @@ from cython.cimports.freehold.face.cpython_frames import (
     offset_of,
     place_of,
     sched_yield,
+    swap_if,
 )
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.python_frames import DOOR_OPEN, FILE_BYTES, FUNCTION_BYTES, FrameText, RawFrame
@@ -101,13 +101,16 @@ def frames_enter(through_door: cython.pointer[cython.bint]) -> cython.pointer[St
     state: cython.pointer[State] = attached()
     if state != cython.NULL:
         return state
-    # Pairs with the one that shuts it: either we see it shut, or it sees us inside.
-    through_door[0] = True
-    if fetch_add(cython.address(door), 1, ACQ_REL) & DOOR_OPEN and not is_ending():
-        state = detached()
-    if state == cython.NULL:
-        frames_leave(True)
-    return state
+    # Who finds it shut has not counted, so that who shuts it waits for those inside alone.
+    seen: uint32_t = load(cython.address(door), ACQUIRE)
+    while seen & DOOR_OPEN:
+        if swap_if(cython.address(door), cython.address(seen), seen + 1, True, ACQ_REL, ACQUIRE):
+            through_door[0] = True
+            state = cython.NULL if is_ending() else detached()
+            if state == cython.NULL:
+                frames_leave(True)
+            return state
+    return cython.NULL
 
 
 def frames_leave(through_door: cython.bint) -> cython.void:
