@@ -141,6 +141,13 @@ def by_yield_from(then):
     return next(outer())
 
 
+def run(coroutine):
+    """Run a coroutine that waits for nothing, and return its answer."""
+    with pytest.raises(StopIteration) as stop:
+        coroutine.send(None)
+    return stop.value.value
+
+
 def by_coroutine(then):
     async def inner():
         return then()
@@ -148,10 +155,7 @@ def by_coroutine(then):
     async def outer():
         return await inner()
 
-    try:
-        outer().send(None)
-    except StopIteration as stop:
-        return stop.value
+    return run(outer())
 
 
 def by_async_generator(then):
@@ -159,18 +163,14 @@ def by_async_generator(then):
         yield then()
 
     async def outer():
-        async for answer in generate():
-            return answer
+        return [answer async for answer in generate()][0]  # noqa: RUF015 - a list is meant
 
-    try:
-        outer().send(None)
-    except StopIteration as stop:
-        return stop.value
+    return run(outer())
 
 
 def by_exec(then):
     names = {"then": then}
-    exec(compile("\n\nanswer = then()", "<made here>", "exec"), names)
+    exec(compile("\n\nanswer = then()", "<made here>", "exec"), names)  # noqa: S102 - it is what is tested
     return names["answer"]
 
 
@@ -194,7 +194,7 @@ def by_local_that_ends(then):
 
     def hold():
         local = Ends()  # ends while this frame is taken down
-        return 1
+        return local is not None
 
     hold()
     return answers[0]
@@ -227,7 +227,7 @@ def by_traced(then, watch=sys.settrace, before=sys.gettrace):
 
     watch(trace)
     try:
-        (lambda: 1)()
+        Things.static(bool)
         return then() and all(answers)
     finally:
         watch(old)
@@ -243,7 +243,7 @@ def by_monitored(then):
     monitoring.register_callback(tool, monitoring.events.PY_START, lambda *_: answers or answers.append(then()))
     monitoring.set_events(tool, monitoring.events.PY_START | monitoring.events.LINE)
     try:
-        (lambda: 1)()
+        Things.static(bool)
         return then() and all(answers)
     finally:
         monitoring.set_events(tool, 0)
@@ -251,7 +251,7 @@ def by_monitored(then):
 
 
 WAYS = {
-    "function": lambda then: then(),
+    "function": lambda then: then() and True,
     "method": Things().method,
     "class method": Things.of_class,
     "static method": Things.static,
@@ -262,17 +262,17 @@ WAYS = {
     "metaclass": lambda then: Meta("Of", (), {})(then),
     "nested": by_nested,
     "class body": by_class_body,
-    "comprehension": lambda then: [then() for _ in range(1)][0],
-    "dict comprehension": lambda then: {1: then() for _ in range(1)}[1],
+    "comprehension": lambda then: [then() for _ in range(1)][0],  # noqa: RUF015 - a list is meant
+    "dict comprehension": lambda then: {i: then() for i in range(1)}[0],
     "generator expression": lambda then: next(then() for _ in range(1)),
     "generator": by_generator,
     "yield from": by_yield_from,
     "coroutine": by_coroutine,
     "async generator": by_async_generator,
     "exec": by_exec,
-    "eval": lambda then: eval("(lambda: then())()", {"then": then}),
+    "eval": lambda then: eval("(lambda: then())()", {"then": then}),  # noqa: S307 - it is what is tested
     "sorted": lambda then: len(sorted([1], key=lambda _: then())) == 1,
-    "map": lambda then: next(map(lambda _: then(), [1])),
+    "map": lambda then: next(map(lambda _: then(), [1])),  # noqa: C417 - it is what is tested
     "filter": lambda then: next(filter(lambda _: then(), [1])) == 1,
     "partial": lambda then: functools.partial(Things().method, then)(),
     "reduce": lambda then: functools.reduce(lambda _, x: then(), [1, 2]),
@@ -375,7 +375,18 @@ def told_of(file, function):
     return [told[::2] for told in types.FunctionType(code, globals())()]
 
 
-TEXTS = ["plain", "größe", "ñ" * 300, "имя", "名前" * 200, "𝕏.😀", "😀" * 200, "a" * 512, "a" * 511 + "é", "é" + "a" * 512]
+TEXTS = [
+    "plain",
+    "größe",
+    "ñ" * 300,
+    "имя",
+    "名前" * 200,
+    "𝕏.😀",
+    "😀" * 200,
+    "a" * 512,
+    "a" * 511 + "é",
+    "é" + "a" * 512,
+]
 TEXTS += ["a" * 255 + "é", "", "x\0y", "\udcff.py", "\ud800\udc00"]
 
 
@@ -394,10 +405,10 @@ def test_any_text_is_told_as_utf8(file, function):
 def test_names_and_files_of_a_program_are_told():
     """A program in a file with another script's name, and functions with such names."""
     names = {}
-    exec(compile("def größe(then):\n  return then()", "/tmp/数据 😀.py", "exec"), names)
+    exec(compile("def größe(then):\n  return then()", "/数据/😀.py", "exec"), names)  # noqa: S102 - ours
     told = names["größe"](lambda: python_frames.walk(2))
 
-    assert ("/tmp/数据 😀.py", 2, "größe") == told[1]
+    assert ("/数据/😀.py", 2, "größe") == told[1]
 
 
 # ---- threads, without the GIL ----
@@ -473,7 +484,10 @@ from test_python_frames import *
 
 def test_before_the_hooks_are_installed_only_who_has_the_gil_has_frames():
     """The end of the interpreter is not waited for yet, so nobody is shown who could be surprised by it."""
-    code = PREPARE + "print(len(walk_released()), python_frames.install_hooks(), len(walk_released()), len(python_frames.walk()))"
+    code = (
+        PREPARE
+        + "print(len(walk_released()), python_frames.install_hooks(), len(walk_released()), len(python_frames.walk()))"
+    )
 
     assert (0, "0 None 1 1\n", "") == ended(python("-c", code))
 
@@ -526,7 +540,7 @@ kept = Ends()
 
 
 IN_ANOTHER = """
-import os, sys
+import json, sys
 from freehold.face import python_frames
 def said(frame):
     while frame:
@@ -540,7 +554,7 @@ try:
 except RuntimeError:
     refused = True
 with open(OUT, "w") as file:
-    file.write(repr((walked == told, refused, [one[2] for one in walked])))
+    json.dump((walked == told, refused, [one[2] for one in walked]), file)
 """
 
 
@@ -564,7 +578,7 @@ interpreters.destroy(made)
 print((lambda: [one[2] for one in python_frames.walk()])())
 """
     done = python("-c", code)
-    same, refused, names = eval((tmp_path / "out").read_text()) if done.returncode == 0 else (None, None, None)
+    same, refused, names = json.loads((tmp_path / "out").read_text()) if done.returncode == 0 else (None, None, None)
     outer = ["enter", "<module>"] if hooks else []
 
     assert (0, "['enter', '<module>']\n['<lambda>', '<module>']\n", "") == ended(done)
@@ -585,7 +599,9 @@ def compile_walker(tmp_path_factory):
     def make(name, *options):
         at = tmp_path_factory.mktemp("walker") / name
         include = sysconfig.get_paths()["include"]
-        subprocess.run([compiler, "-O2", "-pthread", f"-I{include}", PROGRAMS / "walker.c", "-o", at, *options], check=True)
+        subprocess.run(
+            [compiler, "-O2", "-pthread", f"-I{include}", PROGRAMS / "walker.c", "-o", at, *options], check=True
+        )
         return at
 
     return make
@@ -645,7 +661,7 @@ def test_the_interpreter_ends_under_threads_that_walk(walker):
         "for n in range(4): threading.Thread(target=dig, args=(n * 20, released.walker_spin_for_ever), daemon=True).start()\n"
         "while released.walker_walks() < 1000: pass\n"
     )
-    for _ in range(10):
+    for _ in range(4):
         assert (0, "", "") == ended(python("-c", code))
 
 

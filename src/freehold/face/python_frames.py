@@ -1,12 +1,13 @@
 # cython: subinterpreters_compatible=own_gil
 """The Python frames of the calling thread: what a sample of the heap profile tells of who allocated.
 
-Thread-safety: the hooks may be called by any thread at any time, with or without the GIL, before the interpreter lives and
-after it has died. They allocate nothing, wait for nothing, run no Python, and touch no reference count.
-Invariants: a thread reads its own frames alone. They stay as they are while it is in the hook; whose code it is, they hold.
-What could free them all the same is the interpreter's end, under threads that have let go of the GIL. So those pass a door,
-which is shut at exit before that begins: who is inside is waited for, and nobody enters again in this process.
-Does not: know greenlets that are switched out, name C functions, or keep a reference.
+Thread-safety: the hooks may be called by any thread at any time, with or without the GIL, before the interpreter lives
+and after it has died. They allocate nothing, wait for nothing, run no Python, and touch no reference count.
+Invariants: a thread reads its own frames alone, which stay as they are while it is in the hook; their code, they hold.
+What could free them all the same is the interpreter's end, under threads that have let go of the GIL. So those pass a
+door, shut at exit before that begins: who is inside is waited for, and nobody enters again in this process.
+Does not: know greenlets that are switched out, name C functions, or keep a reference. The functions for Python, unlike
+the hooks, must not be called once the module is gone: it keeps its objects with the interpreter.
 """
 
 import atexit
@@ -242,7 +243,7 @@ def hooks() -> tuple:
 
 @cython.cfunc
 def _prove() -> object:
-    """Compare what is walked with what Python says of its frames. A layout is not believed, whatever version it is of."""
+    """Compare what is walked with what Python says of its frames: no layout is believed, whatever the version."""
     if not FRAMES_ARE_KNOWN or is_torn_in_sight():
         raise ImportError(f"freehold does not know the frames of Python {sys.version.split()[0]}")
     if attached() == cython.NULL:
