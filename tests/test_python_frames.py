@@ -259,7 +259,7 @@ WAYS = {
     "attribute": by_attribute,
     "callable": Things(),
     "construction": lambda then: Made(then).answer,
-    "metaclass": lambda then: Meta("Of", (), {})(then),
+    "metaclass": Meta("Of", (), {}),
     "nested": by_nested,
     "class body": by_class_body,
     "comprehension": lambda then: [then() for _ in range(1)][0],  # noqa: RUF015 - a list is meant
