@@ -92,13 +92,13 @@ def _profiled(work: Callable[[int], None], times: int) -> float:
         return _deep(DEPTH, work, times)
 
 
-def pieces(kind: str, size: int, count: int) -> list[tuple[float, float]]:
+def pieces(kind: str, size: int, many: int) -> list[tuple[float, float]]:
     """Return the nanoseconds for one repetition, profiled and not, of so many pairs of pieces."""
     work = {"pairs": pairs, "texts": texts, "empty": empty, "temporary": temporary}[kind](size)
     _deep(DEPTH, work, 10)
     times = repeats_for(min(_deep(DEPTH, work, 10) for _ in range(5)) / 10, PIECE_S)
     timed = []
-    for _ in range(count):
+    for _ in range(many):
         before = _deep(DEPTH, work, times)
         on = _profiled(work, times) + _profiled(work, times)
         timed.append((on / times / 2 * 1e9, (before + _deep(DEPTH, work, times)) / times / 2 * 1e9))
@@ -126,7 +126,7 @@ def run(effort: Effort) -> Benchmark:
     rows = []
     with workers([Peer(FREEHOLD, install=True, objects="yes")]) as team:
         for words, kind, size, bar in _cases(effort):
-            arguments = {"kind": kind, "size": size, "count": PAIRS[effort.name]}
+            arguments = {"kind": kind, "size": size, "many": PAIRS[effort.name]}
             rounds = rounds_of(team, effort.rounds, "bench_profiling.pieces", **arguments)[FREEHOLD]
             on, off = zip(*(pair for of_round in rounds for pair in of_round), strict=True)
             cell = Cell([a / b for a, b in zip(on, off, strict=True)])
