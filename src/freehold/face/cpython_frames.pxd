@@ -150,7 +150,7 @@ cdef extern from *:
     int at_fork "fh_at_fork"(void (*child)() noexcept nogil) noexcept nogil
     int sched_yield() noexcept nogil
     uint32_t load "__atomic_load_n"(uint32_t *p, int order) noexcept nogil
-    uint32_t fetch_add "__atomic_fetch_add"(uint32_t *p, uint32_t x, int order) noexcept nogil
+    bint swap_if "__atomic_compare_exchange_n"(uint32_t *p, uint32_t *seen, uint32_t want, bint weak, int won, int lost) noexcept nogil
     uint32_t fetch_sub "__atomic_fetch_sub"(uint32_t *p, uint32_t x, int order) noexcept nogil
     uint32_t fetch_or "__atomic_fetch_or"(uint32_t *p, uint32_t x, int order) noexcept nogil
     uint32_t fetch_and "__atomic_fetch_and"(uint32_t *p, uint32_t x, int order) noexcept nogil

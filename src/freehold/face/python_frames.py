@@ -1,12 +1,13 @@
 # cython: subinterpreters_compatible=own_gil
 """The Python frames of the calling thread: what a sample of the heap profile tells of who allocated.
 
-Thread-safety: the hooks may be called by any thread at any time, with or without the GIL, before the interpreter lives and
-after it has died. They allocate nothing, wait for nothing, run no Python, and touch no reference count.
-Invariants: a thread reads its own frames alone. They stay as they are while it is in the hook; whose code it is, they hold.
-What could free them all the same is the interpreter's end, under threads that have let go of the GIL. So those pass a door,
-which is shut at exit before that begins: who is inside is waited for, and nobody enters again in this process.
-Does not: know greenlets that are switched out, name C functions, or keep a reference.
+Thread-safety: the hooks may be called by any thread at any time, with or without the GIL, before the interpreter lives
+and after it has died. They allocate nothing, wait for nothing, run no Python, and touch no reference count.
+Invariants: a thread reads its own frames alone, which stay as they are while it is in the hook; their code, they hold.
+What could free them all the same is the interpreter's end, under threads that have let go of the GIL. So those pass a
+door, shut at exit before that begins: who is inside is waited for, and nobody enters again in this process.
+Does not: know greenlets that are switched out, name C functions, or keep a reference. The functions for Python, unlike
+the hooks, must not be called once the module is gone: it keeps its objects with the interpreter.
 """
 
 import atexit
@@ -35,7 +36,6 @@ from cython.cimports.freehold.face.cpython_frames import (
     character,
     code_of,
     detached,
-    fetch_add,
     fetch_and,
     fetch_or,
     fetch_sub,
@@ -50,6 +50,7 @@ from cython.cimports.freehold.face.cpython_frames import (
     offset_of,
     place_of,
     sched_yield,
+    swap_if,
 )
 from cython.cimports.freehold.face.lives import until_the_end
 from cython.cimports.freehold.face.python_frames import DOOR_OPEN
@@ -108,13 +109,16 @@ def frames_enter(through_door: cython.pointer[cython.bint]) -> cython.pointer[St
     state: cython.pointer[State] = attached()
     if state != cython.NULL:
         return state
-    # Pairs with the one that shuts it: either we see it shut, or it sees us inside.
-    through_door[0] = True
-    if fetch_add(cython.address(door), 1, ACQ_REL) & DOOR_OPEN and not is_ending():
-        state = detached()
-    if state == cython.NULL:
-        frames_leave(True)
-    return state
+    # Who finds it shut has not counted, so that who shuts it waits for those inside alone.
+    seen: uint32_t = load(cython.address(door), ACQUIRE)
+    while seen & DOOR_OPEN:
+        if swap_if(cython.address(door), cython.address(seen), seen + 1, True, ACQ_REL, ACQUIRE):
+            through_door[0] = True
+            state = cython.NULL if is_ending() else detached()
+            if state == cython.NULL:
+                frames_leave(True)
+            return state
+    return cython.NULL
 
 
 def frames_leave(through_door: cython.bint) -> cython.void:
@@ -247,7 +251,7 @@ def hooks() -> tuple:
 
 @cython.cfunc
 def _prove() -> object:
-    """Compare what is walked with what Python says of its frames. A layout is not believed, whatever version it is of."""
+    """Compare what is walked with what Python says of its frames: no layout is believed, whatever the version."""
     if not FRAMES_ARE_KNOWN or is_torn_in_sight():
         raise ImportError(f"freehold does not know the frames of Python {sys.version.split()[0]}")
     if attached() == cython.NULL:
