@@ -90,7 +90,7 @@ from cython.cimports.freehold.core.publish import (
     publish_takes_purge,
 )
 from cython.cimports.freehold.core.reclaim import reclaim_boot, reclaim_hasten, reclaim_listen, reclaim_poke
-from cython.cimports.freehold.core.sampling import sampling_forget_heap, sampling_knows_some
+from cython.cimports.freehold.core.sampling import sampling_forget_heap, sampling_tables
 from cython.cimports.freehold.core.seats import SEATS
 from cython.cimports.freehold.core.space import space_lock, space_reset, space_unlock
 from cython.cimports.freehold.core.sync import (
@@ -331,7 +331,7 @@ def heaps_finish(h: cython.pointer[Heap]) -> cython.void:
         seen = load32_acquire(cython.address(h.visitors))
     id: uint64_t = h.id
     gate_enter(cython.address(the_gate), thread_id())
-    if sampling_knows_some():
+    if sampling_tables() != cython.NULL:
         sampling_forget_heap(id)
     home_close(h)
     vm_unmap_metadata(cython.cast(uint64_t, h), heaps_bytes())

@@ -32,7 +32,6 @@ from cython.cimports.freehold.core.machine import (
     load64_relaxed,
     memcpy,
     memset,
-    most,
     munmap,
     now_ns,
     store64_relaxed,
@@ -224,10 +223,11 @@ def publish_profile(fd: cython.int) -> cython.void:
     if the_page == cython.NULL:
         return
     the_profile_file = fd + 1
+    the_profile_number: uint64_t = fd if fd > 0 else 0
     the_profile_inode = page_inode(fd)
     profiles_written += 1
     profile_done_heard = load32_relaxed(cython.address(the_page.knock.profile_done))
-    store64_release(cython.address(the_page.knock.profile_file), profiles_written << 32 | cython.cast(uint32_t, most(fd, 0)))
+    store64_release(cython.address(the_page.knock.profile_file), profiles_written << 32 | the_profile_number)
 
 
 def publish_profile_over() -> cython.void:
