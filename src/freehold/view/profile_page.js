@@ -160,7 +160,8 @@ function node_at(event) {
 function figures(node) {
   const value = tree.value[node], other = tree.other[node], rows = [];
   rows.push([shown.bytes ? size(value) : blocks(value), kind()]);
-  rows.push([shown.bytes ? blocks(other) : size(other), `of ${size(shown.bytes ? value / (other || 1) : other / (value || 1))} on average`]);
+  const each = size(shown.bytes ? value / other : other / value);
+  rows.push([shown.bytes ? blocks(other) : size(other), value > 0 && other > 0 ? `${shown.bytes ? "" : "in blocks "}of ${each} on average` : ""]);
   rows.push([share(value, tree.value[0]), "of all that is shown"]);
   if (zoomed) rows.push([share(value, tree.value[zoomed]), "of what is zoomed to"]);
   if (!shown.up && tree.own[node] > 0) rows.push([amount(tree.own[node]), "allocated here itself"]);
@@ -169,7 +170,7 @@ function figures(node) {
 
 function tell() {
   const node = picked || zoomed, where = node ? place(tree.frame[node]) : { name: "all", file: "" };
-  const said = figures(node).map(([value, name]) => `${value} ${name}`).join(" · ");
+  const said = figures(node).map((row) => row.join(" ").trim()).join(" · ");
   $("told").replaceChildren(element("b", where.name), where.file ? ` ${where.file} · ` : " · ", said);
 }
 
