@@ -138,6 +138,22 @@ def test_a_format_without_a_file_goes_to_stdout(folder: Path) -> None:
     assert gzip.decompress((folder / "heap").read_bytes())
 
 
+def test_a_reader_who_has_seen_enough_is_no_error(folder: Path) -> None:
+    """As `head` is, of more than a pipe holds."""
+    stacks = [Stack((MAIN,) * i, 0, "obj", MIB, 1, MIB, 1) for i in range(1, 120)]
+    (folder / "long.raw").write_bytes(dump(profile(stacks)))
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "freehold", "profile", "long.raw", "--format", "collapsed"], stdout=theirs,
+        stderr=subprocess.PIPE, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    os.close(theirs)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
 def test_diff_tells_what_grew(folder: Path) -> None:
     """Between two dumps, what changed most first, and what shrank as such."""
     done = command("--diff", "before.raw", "after.raw")

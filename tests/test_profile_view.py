@@ -246,6 +246,12 @@ def test_gos_pprof_reads_it(tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     assert "Type: live_space" in done.stdout
     assert re.search(rf"of {1108 * MIB}B total|100% of {1108 * MIB}B", done.stdout)
+    for name in (
+        "<module> /srv/app/etl.py:88",
+        "[no Python]",
+        "JSONDecoder.raw_decode /usr/lib/python3.11/json/decoder.py:353",
+    ):
+        assert f" {name}" in done.stdout
     assert re.search(rf"{412 * MIB}B .* read_table .*core.py:1843", done.stdout)
 
 

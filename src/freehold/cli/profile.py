@@ -111,8 +111,7 @@ def _show(profile: Profile, args: argparse.Namespace) -> int:
 def _write(content: bytes, path: str | None) -> None:
     """Write a file, or to stdout; a file that could not be written whole is removed."""
     if path is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        _pipe(content)
         return
     try:
         with open(path, "wb") as file:
@@ -122,3 +121,12 @@ def _write(content: bytes, path: str | None) -> None:
             os.unlink(path)
         raise _CanNot(1, f"-o {path}: {problem.strerror}") from None
     print(path)
+
+
+def _pipe(content: bytes) -> None:
+    """Write to stdout; a reader who has seen enough is no error."""
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@
 
 const ROW = 20, LEAST = 0.5, SHADES = 5; // pixels: a frame's height, and the width below which none is drawn
 const HUES = { numpy: 255, arrow: 62, obj: 152, mem: 200, raw: 118, malloc: 302, block: 0, other: 255 };
+const ANY = [255, 62, 152, 302, 0, 200, 118];
 const graph = $("graph"), canvas = graph.querySelector("canvas"), pen = canvas.getContext("2d");
 let picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [];
 
@@ -12,8 +13,10 @@ let picked = 0, view = [0, 1], moving = 0, colours = [], letter = 7, matches = [
 function paint_box() {
   const style = getComputedStyle(document.documentElement), get = (name) => style.getPropertyValue(name).trim();
   const light = parseFloat(get("--light")), vivid = parseFloat(get("--vivid"));
-  colours = data.sources.map(([name]) => // all of one lightness, so that text can be read on each
-    Array.from({ length: SHADES }, (_, i) => `oklch(${light + 0.02 * (i - 2)} ${name === "other" ? 0.012 : vivid} ${HUES[name]})`));
+  colours = kinds.map(([name], k) => { // all of one lightness, so that text can be read on each
+    const tone = `${name === "other" ? 0.012 : vivid} ${HUES[name] ?? ANY[k % ANY.length]}`;
+    return Array.from({ length: SHADES }, (_, i) => `oklch(${light + 0.02 * (i - 2)} ${tone})`);
+  });
   colours.ink = get("--on");
   colours.all = get("--rule");
   colours.outline = get("--ink");
@@ -25,7 +28,7 @@ const hue = (k) => colours[k][2];
 function fill(node) {
   if (node === 0) return colours.all;
   let most = 0;
-  for (let k = 1; k < KINDS; k++) if (tree.by[node * KINDS + k] > tree.by[node * KINDS + most]) most = k;
+  for (let k = 1; k < kinds.length; k++) if (tree.by[node * kinds.length + k] > tree.by[node * kinds.length + most]) most = k;
   return colours[most][(data.frames[tree.frame[node]][1] * 7 + tree.frame[node]) % SHADES];
 }
 
@@ -84,11 +87,11 @@ function box(node, x, end, y) {
 
 /** Where a node is of several sources: their shares, along its lower edge. */
 function stripe(node, x, wide, y) {
-  const at = node * KINDS, value = tree.value[node];
+  const at = node * kinds.length, value = tree.value[node];
   let mine = 0;
-  for (let k = 0; k < KINDS; k++) if (tree.by[at + k] > 0.01 * value) mine++;
+  for (let k = 0; k < kinds.length; k++) if (tree.by[at + k] > 0.01 * value) mine++;
   if (mine < 2) return;
-  for (let k = 0; k < KINDS; k++) {
+  for (let k = 0; k < kinds.length; k++) {
     const part = (wide * tree.by[at + k]) / value;
     pen.fillStyle = colours[k][0];
     pen.fillRect(x, y, part, 3);
@@ -157,7 +160,8 @@ function node_at(event) {
 function figures(node) {
   const value = tree.value[node], other = tree.other[node], rows = [];
   rows.push([shown.bytes ? size(value) : blocks(value), kind()]);
-  rows.push([shown.bytes ? blocks(other) : size(other), `of ${size(shown.bytes ? value / (other || 1) : other / (value || 1))} on average`]);
+  const each = size(shown.bytes ? value / other : other / value);
+  rows.push([shown.bytes ? blocks(other) : size(other), value > 0 && other > 0 ? `${shown.bytes ? "" : "in blocks "}of ${each} on average` : ""]);
   rows.push([share(value, tree.value[0]), "of all that is shown"]);
   if (zoomed) rows.push([share(value, tree.value[zoomed]), "of what is zoomed to"]);
   if (!shown.up && tree.own[node] > 0) rows.push([amount(tree.own[node]), "allocated here itself"]);
@@ -166,7 +170,7 @@ function figures(node) {
 
 function tell() {
   const node = picked || zoomed, where = node ? place(tree.frame[node]) : { name: "all", file: "" };
-  const said = figures(node).map(([value, name]) => `${value} ${name}`).join(" · ");
+  const said = figures(node).map((row) => row.join(" ").trim()).join(" · ");
   $("told").replaceChildren(element("b", where.name), where.file ? ` ${where.file} · ` : " · ", said);
 }
 
@@ -177,8 +181,8 @@ function hover(event) {
   if (node === undefined) return;
   const where = node ? place(tree.frame[node]) : { name: "all", path: "" }, table = element("table", "");
   for (const [value, name] of figures(node)) table.insertRow().append(element("td", value), element("td", name));
-  data.sources.forEach(([, name], k) => {
-    const part = tree.by[node * KINDS + k];
+  kinds.forEach(([, name], k) => {
+    const part = tree.by[node * kinds.length + k];
     if (part <= 0) return;
     const cell = element("td", ""), swatch = element("i", "");
     swatch.style.setProperty("--hue", hue(k));
@@ -271,8 +275,8 @@ function line(frame, itself, under, also, whole) {
 
 /** What each source has, whether or not it is left out. */
 function fill_legend() {
-  const at = offset() + (shown.bytes ? 0 : 1), sums = new Float64Array(KINDS);
-  for (const stack of data.stacks) sums[stack[1]] += stack[at];
+  const at = offset() + (shown.bytes ? 0 : 1), sums = new Float64Array(kinds.length);
+  for (const stack of data.stacks) sums[stack[shown.column]] += stack[at];
   const whole = sums.reduce((a, b) => a + b, 0);
   for (const button of $("legend").children) {
     const k = Number(button.dataset.kind);
@@ -282,7 +286,8 @@ function fill_legend() {
 }
 
 function make_legend() {
-  data.sources.forEach(([, name], k) => {
+  $("legend").replaceChildren();
+  kinds.forEach(([, name], k) => {
     const button = element("button", "", { type: "button" }), swatch = element("i", "");
     button.dataset.kind = swatch.dataset.kind = k;
     button.append(swatch, element("b", name), element("span", ""));
@@ -297,13 +302,13 @@ function make_legend() {
 /** Show what was chosen, all of it: the tree is another one. */
 function renew() {
   for (const [id, is] of [["live", shown.live], ["allocated", !shown.live], ["bytes", shown.bytes], ["blocks", !shown.bytes],
-    ["down", !shown.up], ["up", shown.up]]) $(id).setAttribute("aria-pressed", String(is));
+    ["down", !shown.up], ["up", shown.up], ["sources", shown.column === 1], ["heaps", shown.column === 2]]) $(id).setAttribute("aria-pressed", String(is));
   grow();
   picked = 0;
   fill_legend();
   $("total").firstElementChild.textContent = amount(tree.value[0]);
   $("total").lastElementChild.textContent =
-    `${kind()}${shown.hidden.size ? " of the sources chosen" : ""}, ${shown.bytes ? blocks(tree.other[0]) : size(tree.other[0])}, estimated`;
+    `${kind()}${shown.hidden.size ? " of those chosen" : ""}, ${shown.bytes ? blocks(tree.other[0]) : size(tree.other[0])}, estimated`;
   search();
   zoom(0, false);
 }
@@ -346,15 +351,26 @@ function keys(event) {
   event.preventDefault();
 }
 
-make_legend();
-paint_box();
+/** Colour by source, or by heap. */
+function tell_apart(column) {
+  shown.column = column;
+  shown.hidden.clear();
+  kinds = column === 1 ? data.sources : data.heaps.map((name) => ["", name]);
+  make_legend();
+  paint_box();
+  renew();
+}
+
 choose("live", "live", true);
 choose("allocated", "live", false);
 choose("bytes", "bytes", true);
 choose("blocks", "bytes", false);
 choose("down", "up", false);
 choose("up", "up", true);
-renew();
+$("sources").onclick = () => tell_apart(1);
+$("heaps").onclick = () => tell_apart(2);
+$("sources").parentElement.hidden = data.heaps.length < 2;
+tell_apart(1);
 $("reset").onclick = leave;
 $("find").oninput = (event) => look_for(event.target.value);
 graph.onclick = (event) => {

@@ -70,7 +70,8 @@ class _Tables:
         key = (name, file, first)
         if key not in self.functions:
             self.functions[key] = len(self.functions) + 1
-            texts = _number(2, self.string(name)) + _number(3, self.string(name)) + _number(4, self.string(file))
+            # No name as the system has it: else pprof takes it for C++ and makes nothing of `<module>`.
+            texts = _number(2, self.string(name)) + _number(4, self.string(file))
             self.definitions.append(_message(FUNCTION, _number(1, self.functions[key]) + texts + _number(5, first)))
         return self.functions[key]
 

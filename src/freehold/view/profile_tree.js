@@ -5,9 +5,10 @@
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("profile").textContent);
-const KINDS = data.sources.length;
-const shown = { live: data.live, bytes: true, up: false, hidden: new Set(), find: "" };
+const shown = { live: data.live, bytes: true, up: false, hidden: new Set(), find: "", column: 1 };
 let tree, zoomed = 0;
+// What the colours tell, as name and text: sources, or heaps where there are several. `column` is where a stack has its own.
+let kinds = data.sources;
 
 // ---- words ----
 
@@ -36,7 +37,7 @@ function element(tag, text, more = {}) {
 // ---- the tree ----
 
 const offset = () => 3 + (shown.live ? 0 : 2);
-const visible = () => data.stacks.filter((stack) => !shown.hidden.has(stack[1]) && stack[offset()] + stack[offset() + 1] > 0);
+const visible = () => data.stacks.filter((stack) => !shown.hidden.has(stack[shown.column]) && stack[offset()] + stack[offset() + 1] > 0);
 
 /** The nodes of the picture, and for each visible stack the one where it ends. */
 function planted() {
@@ -67,19 +68,19 @@ function planted() {
 function grow() {
   const { parent, frame, stacks, ends } = planted();
   const count = parent.length, first = offset() + (shown.bytes ? 0 : 1), second = offset() + (shown.bytes ? 1 : 0);
-  const value = new Float64Array(count), other = new Float64Array(count), by = new Float64Array(count * KINDS);
+  const value = new Float64Array(count), other = new Float64Array(count), by = new Float64Array(count * kinds.length);
   const depth = new Int32Array(count);
   for (const stack of stacks) {
     value[ends.get(stack)] += stack[first];
     other[ends.get(stack)] += stack[second];
-    by[ends.get(stack) * KINDS + stack[1]] += stack[first];
+    by[ends.get(stack) * kinds.length + stack[shown.column]] += stack[first];
   }
   const own = value.slice();
   for (let node = 1; node < count; node++) depth[node] = depth[parent[node]] + 1;
   for (let node = count - 1; node > 0; node--) {
     value[parent[node]] += value[node];
     other[parent[node]] += other[node];
-    for (let k = 0; k < KINDS; k++) by[parent[node] * KINDS + k] += by[node * KINDS + k];
+    for (let k = 0; k < kinds.length; k++) by[parent[node] * kinds.length + k] += by[node * kinds.length + k];
   }
   tree = { parent, frame, stacks, ends, count, value, other, own, by, depth };
   place_all();
