@@ -22,7 +22,8 @@ cdef enum:                          # the options; keep `option_name` in this or
     OPTION_ARROW = 4
     OPTION_REPORT = 5
     OPTION_PUBLISH = 6
-    OPTIONS = 7
+    OPTION_LOG = 7                  # of Python alone
+    OPTIONS = 8
     OPTION_TEXT = 64                # bytes of a name or a value at most, with the NUL
 cdef extern from *:
     """

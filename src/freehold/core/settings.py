@@ -12,6 +12,7 @@ from cython.cimports.freehold.core.settings import (
     OPTION_ARROW,
     OPTION_DECAY,
     OPTION_HUGE_PAGES,
+    OPTION_LOG,
     OPTION_OBJECTS,
     OPTION_ON_ERROR,
     OPTION_PUBLISH,
@@ -153,6 +154,8 @@ def option_name(option: cython.int) -> cython.p_const_char:
         return b"arrow"
     if option == OPTION_PUBLISH:
         return b"publish"
+    if option == OPTION_LOG:
+        return b"log"
     return b"report"
 
 
