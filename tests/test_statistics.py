@@ -202,7 +202,7 @@ def test_the_default_records_are_the_packages() -> None:
     with profiler("mine"):
         pass
 
-    assert freehold.profiler_records.records["mine"].calls >= 1
+    assert freehold.profiler_records().records["mine"].calls >= 1
 
 
 def test_a_wrong_profiler_is_refused() -> None:
