@@ -16,7 +16,7 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
 # Of these a checked build shows nothing that the release build did not.
-UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_project.py test_top.py preload/test_programs.py) \
+UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_pictures.py test_project.py test_top.py preload/test_programs.py) \
 	$(addprefix --deselect=tests/test_objects.py::,test_F35_a_thousand_installs_and_uninstalls test_F36_all_orders_of_installing_and_tracing)
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.

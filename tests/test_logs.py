@@ -204,7 +204,7 @@ def test_addresses_that_are_used_up_are_told() -> None:
         import numpy as np
         kept = []
         heap = freehold.Heap("few")
-        while not heap.read()["exhausted"] and len(kept) < 3_000_000:
+        while not heap._core.stats()["exhausted"] and len(kept) < 3_000_000:
             kept.extend(heap.block(4096) for _ in range(1000))
         freehold.start_logging("1h")
         freehold.stop_logging()

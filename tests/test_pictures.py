@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -167,9 +168,14 @@ def test_the_png_has_the_same_cells_and_every_text(drawn, tmp_path: Path) -> Non
 
 
 def test_the_png_needs_no_font_of_the_machine(drawn, monkeypatch) -> None:
-    """Letters that its own font lacks are written plainly."""
+    """It has accents where the machine's font has them; else letters are written plainly, and none is lost."""
     kept, _ = drawn
-    own = map_png.as_png(*kept)
+    heaps = [replace(heap, name="etl & co") if heap.id else heap for heap in kept.seen.heaps]
+    plain = kept._replace(seen=replace(kept.seen, heaps=tuple(heaps)))
+    there = [map_png.as_png(*one) for one in (kept, plain)]
     monkeypatch.setattr(map_png, "FONTS", ("there is none.ttf", "nor this.ttf"))
+    without = [map_png.as_png(*one) for one in (kept, plain)]
 
-    assert own != map_png.as_png(*kept)
+    assert without[0] == without[1]
+    assert (there[0] == there[1]) == (there == without)
+    assert "etl ?" == map_png._plain("étl 力")

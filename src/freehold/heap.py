@@ -101,7 +101,7 @@ class Heap:
         self._arrow_pool: Any = None
         if on_limit is not None:
             self._core.ask(_Asker(self))
-        heap_stats.register(self)
+        heap_stats.register(self, self._core)
 
     def __repr__(self) -> str:
         return f"<freehold.Heap {self.name!r}{', closed' if self.closed else ''}>"
@@ -199,13 +199,8 @@ class Heap:
 
     def stats(self) -> HeapStats:
         """Return what the heap holds now. Costs no system call."""
-        return heap_stats.of_heap(self.name, self.read())
-
-    def read(self) -> dict[str, int]:
-        """Return the same in the core's own words."""
         self._require_open()
-        found: dict[str, int] = self._core.stats()
-        return found
+        return heap_stats.of_heap(self.name, self._core.stats())
 
     def statistics(self) -> Counting:
         """Return a context manager that counts what is allocated in this heap within it, by any thread.
@@ -219,7 +214,8 @@ class Heap:
         return Counting(self._reading)
 
     def _reading(self) -> Reading:
-        read = self.read()
+        self._require_open()
+        read = self._core.stats()
         return reading_of(read, read["peak"])
 
     def purge(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["HeapStats", "each", "is_alone", "of_heap", "readings", "register"]
 
-_alive: weakref.WeakSet[Any] = weakref.WeakSet()  # every Heap that somebody holds
+_alive: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # the core of every Heap that somebody holds
 _opened = 0  # so far
 
 
@@ -92,11 +92,11 @@ def of_heap(name: str, read: Mapping[str, int]) -> HeapStats:
     )
 
 
-def register(heap: Any) -> None:
+def register(heap: Any, core: Any) -> None:
     """Have a heap listed as long as it is open and somebody holds it."""
     global _opened
     _opened += 1
-    _alive.add(heap)
+    _alive[heap] = core
 
 
 def is_alone() -> bool:
@@ -114,6 +114,6 @@ def readings() -> Iterator[tuple[str, Mapping[str, int]]]:
     from freehold.face import process_heap
 
     yield "default", process_heap.read_default_stats()
-    for heap in sorted(_alive, key=lambda heap: str(heap.name)):
+    for name, core in sorted(((heap.name, core) for heap, core in _alive.items()), key=lambda pair: str(pair[0])):
         with suppress(ValueError):  # it is closed
-            yield heap.name, heap.read()
+            yield name, core.stats()

@@ -4,7 +4,7 @@
 ... def load(path): ...
 >>> with freehold.profiler("merge"):
 ...     merge(a, b)
->>> print(freehold.profiler_records.report())
+>>> print(freehold.profiler_records().report())
 
 The counters are the process's: what other threads allocate meanwhile is in the figures too, and a piece inside another
 counts for both. For one component alone: a `Heap` of its own, and ``heap.statistics()``.
@@ -108,7 +108,18 @@ class ProfilerRecords:
         )
 
 
-profiler_records = ProfilerRecords()  # what `profiler` adds to unless it is told otherwise
+_records = ProfilerRecords()
+
+
+def profiler_records() -> ProfilerRecords:
+    """Return what `profiler` adds to unless it is told otherwise: all named pieces of this process, so far.
+
+    Example:
+        >>> print(freehold.profiler_records().report())
+
+    Thread-safety: any thread, any time.
+    """
+    return _records
 
 
 class profiler:  # noqa: N801  as rmm's: it is called like a function
@@ -116,12 +127,12 @@ class profiler:  # noqa: N801  as rmm's: it is called like a function
 
     Args:
         name: what it is called; None: a decorated function's module and qualified name.
-        records: what it adds to; None: `freehold.profiler_records`.
+        records: what it adds to; None: those of `profiler_records`.
 
     Example:
         >>> with freehold.profiler("merge"):
         ...     table = np.ones(1000)
-        >>> freehold.profiler_records.records["merge"].calls
+        >>> freehold.profiler_records().records["merge"].calls
         1
 
     Thread-safety: a decorated function by any thread, also inside itself; one object in a ``with`` by one at a time.
@@ -133,7 +144,7 @@ class profiler:  # noqa: N801  as rmm's: it is called like a function
                 f"name must be a str or None, not {type(name).__name__}: it is written @freehold.profiler()"
             )
         self.name = name
-        self.records = profiler_records if records is None else records
+        self.records = _records if records is None else records
         self._open: list[Counting] = []
 
     def __enter__(self) -> Self:

@@ -41,20 +41,22 @@ def as_png(seen: Snapshot, command: str, when: str) -> bytes:
 
 
 def _write(draw: ImageDraw.ImageDraw, words: Words) -> None:
-    font, text = _font(words, SIZES.get(words.kind, 12.0) * SCALE), printable(words.text)
-    if not isinstance(font, ImageFont.FreeTypeFont) or font.path not in FONTS:
-        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    pixels, text = SIZES.get(words.kind, 12.0) * SCALE, printable(words.text)
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    try:
+        font = ImageFont.truetype(FONTS[words.kind == "title"], pixels)
+    except OSError:
+        font, text = ImageFont.load_default(pixels), _plain(text)
     draw.text(
         (words.x * SCALE, words.y * SCALE), text, INK.get(words.kind, "#222222"), font,
         anchor="rs" if words.number else "ls",
     )  # fmt: skip
 
 
-def _font(words: Words, pixels: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.truetype(FONTS[words.kind == "title"], pixels)
-    except OSError:
-        return ImageFont.load_default(pixels)
+def _plain(text: str) -> str:
+    """Return a text without what Pillow's own font does not know: accents go, all else becomes a mark."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() else "?" for letter in letters)
 
 
 def _fill(draw: ImageDraw.ImageDraw, cell: Cell) -> None:

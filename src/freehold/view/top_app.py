@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TopApp"]
 
 DRAW_EVERY_S = 0.45  # at most: who looks more often sees it in the curves
-PLOT_EVERY_S = 1.0  # a column of a curve is some samples wide
+PLOT_EVERY_S = 2.0  # a curve shows minutes
 
 
 def _fill(table: DataTable[Text], columns: Sequence[tuple[str, int]], rows: Sequence[tuple[str, ...]]) -> None:
