@@ -9,7 +9,6 @@ Does not: compare what goes to a terminal, or what is written to stderr.
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import tempfile
@@ -18,7 +17,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any
 
-from .recorder import Recorder, listen
+from .recorder import Recorder, listen, ready_of
 
 __all__ = ["Relay", "nothing_compared", "run_default", "spool"]
 
@@ -145,12 +144,12 @@ class Relay:
         """Return whether what was written until now tells what there is to say: it differs, or it is all there."""
         while True:
             with self._lock:
-                if not self._thread.is_alive() or not select.select([self._source], [], [], 0)[0]:
+                if not self._thread.is_alive() or not ready_of([self._source], 0):
                     return self.differs_at is not None or self._passed_bytes == self._other_bytes
             time.sleep(0.002)
 
     def _run(self) -> None:
-        while select.select([self._source], [], []) and self._next():
+        while ready_of([self._source]) and self._next():
             pass
         os.close(self._drain)
 
