@@ -25,7 +25,8 @@ PROGRAMS = {
 WAYS = {"`freehold run`": [], "`--objects=yes`": ["--objects=yes"], "`--preload`": ["--preload"]}
 WAYS["both"] = [option for way in WAYS.values() for option in way]
 COLUMNS = {
-    "the heap": ("heap_live", "heap_idle"),
+    "the heap, live": ("heap_live",),
+    "idle": ("heap_idle",),
     "glibc's malloc": ("malloc",),
     "other anonymous": ("other",),
     "libraries and files": ("files",),

@@ -1,5 +1,7 @@
 """NumPy: arrays of all sizes, expressions, a transform, and LAPACK; what was made is kept to the end."""
 
+import time
+
 import numpy as np
 
 random = np.random.default_rng(1)
@@ -11,3 +13,4 @@ square = random.standard_normal((1200, 1200))
 kept.extend(np.linalg.svd(square))
 kept.append(np.linalg.solve(square, square.T))
 words = np.array([f"word {i}" for i in range(100_000)], dtype=object)
+time.sleep(2)  # what is idle is given back meanwhile

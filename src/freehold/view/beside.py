@@ -79,26 +79,27 @@ def _is_terminal(descriptor: int) -> bool:
 
 
 def _be_beside(wish: Wish, pid: int, listener: socket.socket, pipe: tuple[int, int] | None) -> None:
-    """Record the process *pid*, report on it, and end."""
+    """Record the process *pid*, report on it, and end when nothing of its output is on its way any more."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    relay = None
+    if pipe is not None and wish.said is not None:
+        relay = Relay(pipe[0], os.dup(1), wish.said)
+        relay.start()
+        os.close(pipe[1])
     try:
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        relay = None
-        if pipe is not None and wish.said is not None:
-            relay = Relay(pipe[0], os.dup(1), wish.said)
         recorder = Recorder(pid, listener)
         _keep_only(recorder, listener, relay)
-        if relay is not None:
-            relay.start()
         recorder.record()
-        _report(wish, recorder, relay)
-        recorder.let_go()
-        if relay is not None:
-            relay.is_over()
+        try:
+            _report(wish, recorder, relay)
+        finally:
+            recorder.let_go()
     except Exception as problem:  # the program goes on
         _say(f"freehold: no report: {type(problem).__name__}: {problem}\n")
-    finally:
-        os._exit(0)
+    if relay is not None:
+        listener.close()
+        relay.is_over()
 
 
 def _keep_only(recorder: Recorder, listener: socket.socket, relay: Relay | None) -> None:
