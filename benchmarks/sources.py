@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def measured(name: str, options: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.json"
         command = [sys.executable, "-m", "freehold", "run", "-o", str(path), *options, str(program)]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each would have its buffers
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=one_thread)
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return figures
 

@@ -12,7 +12,7 @@ random = np.random.default_rng(1)
 data = random.standard_normal((60_000, 40))
 target = (data[:, 0] + data[:, 1] ** 2 > 1).astype(int)
 kept = [
-    RandomForestClassifier(n_estimators=10, random_state=1, n_jobs=2).fit(data, target),
+    RandomForestClassifier(n_estimators=10, random_state=1, n_jobs=1).fit(data, target),
     KMeans(8, n_init=1, random_state=1).fit(data),
     PCA(10).fit(data),
     LogisticRegression().fit(data, target),

@@ -10,7 +10,7 @@ network = torch.nn.Sequential(
     torch.nn.Linear(512, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 10)
 )
 optimiser = torch.optim.Adam(network.parameters())
-for step in range(8):
+for step in range(4):
     chosen = slice(step * 2048, (step + 1) * 2048)
     loss = torch.nn.functional.cross_entropy(network(data[chosen]), target[chosen])
     optimiser.zero_grad()
