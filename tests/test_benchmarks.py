@@ -15,11 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import double_free  # noqa: E402
+from benchmarks import double_free, sources  # noqa: E402
 from benchmarks.__main__ import names  # noqa: E402
 from benchmarks.bench_waiting import instant_wait_ns  # noqa: E402
 from benchmarks.measure import interval, turned  # noqa: E402
 from benchmarks.report import Cell, Row  # noqa: E402
+
+from freehold.view.sources import PARTS  # noqa: E402
 
 
 @pytest.mark.timeout(300)
@@ -39,6 +41,18 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(name: str, tmp_path: Path)
         assert math.isfinite(row["figure"])
         assert all(math.isfinite(peer["value"]) for peer in row["peers"].values())
         assert (row["bar"] is None) == (row["met"] is None)
+
+
+def test_what_is_on_the_heap_is_told_for_each_way() -> None:
+    """A program's parts in percent of what is resident, all of them; a name that is none is said, with those there are."""
+    shares = dict.fromkeys(PARTS, 10 << 20) | {"total": 70 << 20, "seconds": 1}
+    asked = [sys.executable, "-m", "benchmarks.sources", "cobol"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert "| COBOL | as it is | 70 | 14% | 14% | 14% | 14% | 14% | 29% |" == sources.row("COBOL", "as it is", shares)
+    assert {*PARTS} == {part for column in sources.COLUMNS.values() for part in column}
+    assert 2 == done.returncode
+    assert "there is no program cobol; there are numpy, pandas, sklearn, torch" in done.stderr
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:

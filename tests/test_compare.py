@@ -272,3 +272,18 @@ def test_wrong_arguments_are_named_and_nothing_runs(arguments: list[str], said: 
 
     assert (2, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
     assert said in done.stderr
+
+
+def test_output_arrives_whatever_goes_wrong_beside(run_program) -> None:
+    """Where the program can not be recorded, this is said once, and what it writes is passed on all the same."""
+    done = run_program("""
+        import sys, tempfile
+        from freehold.view import beside
+        def fails(*_): raise RuntimeError("not here")
+        beside.Recorder = fails
+        beside.stay(beside.Wish([], True, "", default={}, said=tempfile.TemporaryFile()))
+        print("x" * 200_000)
+    """)
+
+    assert (0, "x" * 200_000 + "\n") == (done.returncode, done.stdout)
+    assert "freehold: no report: RuntimeError: not here\n" == done.stderr

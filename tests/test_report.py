@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -221,6 +222,49 @@ def test_nobody_waits_for_who_reports() -> None:
     os.close(reader)
 
     assert time.monotonic() - began < 20
+
+
+def test_among_very_many_open_files_it_is_made(tmp_path: Path) -> None:
+    """Numbers of files beyond a thousand, inherited, are no hindrance."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 3000:
+        pytest.skip("so many files may not be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, hard))
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1500)]
+    done = run("--report", "-o", tmp_path / "run.json", "-c", "print(1)", pass_fds=files)
+    for file in files:
+        os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (0, "1\n") == (done.returncode, done.stdout)
+    assert "peak resident" in done.stderr
+
+
+def test_if_who_reports_is_gone_the_program_goes_on() -> None:
+    """Killed, it is missed by nobody but who waits for the report: exit code and output are the program's."""
+    code = """
+import os, signal
+mark = os.environ["MARK"].encode()
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try: seen = open(f"/proc/{pid}/environ", "rb").read()
+    except OSError: continue
+    if mark in seen and int(pid) != os.getpid():
+        os.kill(int(pid), signal.SIGKILL)
+print("went on")
+"""
+    done = run("--report", "-c", code, env=ENVIRON | {"MARK": f"mark-{os.urandom(8).hex()}"})
+
+    assert (0, "went on\n") == (done.returncode, done.stdout)
+    assert re.fullmatch(r"freehold: no report: Connection\w+: .*\n", done.stderr)
+
+
+def test_where_nobody_listens_the_program_begins() -> None:
+    """Told of an address where nobody is, a program starts as ever, on the heap, and says nothing of it."""
+    code = "import os, numpy as np; from freehold.face import process_heap as heap; print(heap.owns(np.ones(9).ctypes.data))"
+    again = f"os.execv('/proc/self/exe', ['python', '-c', {code!r}])"
+    done = run("-c", f"import os; os.environ['FREEHOLD_RUN'] = f'{{os.getpid()}} @nobody'; {again}")
+
+    assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_without_a_page_the_system_still_says(tmp_path: Path) -> None:

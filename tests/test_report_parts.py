@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from freehold.view import recorder, report, sources
 from freehold.view.sources import Mapping, split
 from freehold.view.timeline import MOST, Moment, Timeline, marks
+from watched import wait_for
 
 MIB = 1 << 20
 
@@ -199,10 +200,16 @@ def test_threads_arenas_are_mallocs(run_program) -> None:
 def test_a_process_that_never_speaks_is_recorded_to_its_end() -> None:
     """Another program's memory is seen, its end noticed; what is not known is not made up."""
     listener, _ = recorder.listen()
-    code = "import time; x = bytearray(50_000_000); time.sleep(0.6)"
-    with listener, subprocess.Popen([sys.executable, "-c", code]) as process:
+    command = [sys.executable, "-c", "import sys; x = bytearray(50_000_000); sys.stdin.read()"]
+    with listener, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         one = recorder.Recorder(process.pid, listener)
-        one.record()
+        thread = threading.Thread(target=one.record)
+        thread.start()
+        wait_for(
+            lambda: one.figures()["memory"]["at_peak"] and one.figures()["memory"]["at_peak"]["other"] > 50_000_000
+        )
+        process.stdin.close()
+        thread.join(timeout=60)
         figures = one.figures()
 
     assert "without a word" == figures["ended"]
@@ -220,13 +227,14 @@ def test_who_is_not_the_program_is_not_believed() -> None:
     for words in sys.argv[2:]:
         speaker = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         speaker.connect(sys.argv[1].replace("@", chr(0)))
-        speaker.send(words.encode())
-        speaker.shutdown(1)
-        try: assert speaker.recv(1) == b""
+        try:
+            speaker.send(words.encode())
+            speaker.shutdown(1)
+            assert speaker.recv(1) == b""
         except ConnectionError: pass
     """
     command = [sys.executable, "-c", textwrap.dedent(code), address]
-    with listener, subprocess.Popen(["sleep", "3"]) as other, subprocess.Popen([*command, "end 1.0 1.0"]) as liar:
+    with listener, subprocess.Popen(["sleep", "60"]) as other, subprocess.Popen([*command, "end 1.0 1.0"]) as liar:
         one = recorder.Recorder(other.pid, listener)
         thread = threading.Thread(target=one.record)
         thread.start()

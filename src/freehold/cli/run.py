@@ -138,7 +138,8 @@ def _report_beside(command: list[str], wish: Wish, *, compare: bool) -> str:
     """Have the report made beside the program; return the address where the program is to speak."""
     if compare:
         compared.spool()
-        wish = replace(wish, default=compared.run_default(command, start.default_environment()))
+        default, said = compared.run_default(command, start.default_environment())
+        wish = replace(wish, default=default, said=said)
     return beside.stay(wish)
 
 

@@ -31,7 +31,10 @@ def begin() -> None:
         return
     import atexit  # not above: a program that is not reported on sees no trace
 
-    _tell(address, _times("begin"))
+    try:
+        _tell(address, _times("begin"))
+    except OSError:  # nobody listens: who should has said why
+        return
     atexit.register(_end, os.getpid(), address)
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from . import report
 from .compared import Relay, nothing_compared
@@ -35,12 +35,14 @@ class Wish:
         on_stderr: print the report.
         path: also write it to this file; an empty text: do not.
         default: the figures under the default allocator, if the two are to be compared.
+        said: what the program wrote there.
     """
 
     program: list[str]
     on_stderr: bool
     path: str
     default: dict[str, Any] | None = None
+    said: IO[bytes] | None = None
 
 
 def stay(wish: Wish) -> str:
@@ -49,7 +51,7 @@ def stay(wish: Wish) -> str:
     Where the output is to be compared, standard output is a pipe to that process from here on.
     """
     listener, address = listen()
-    pipe = None if wish.default is None or _is_terminal(1) else os.pipe()
+    pipe = None if wish.said is None or _is_terminal(1) else os.pipe()
     pid = os.getpid()
     child = os.fork()
     if child:
@@ -77,26 +79,27 @@ def _is_terminal(descriptor: int) -> bool:
 
 
 def _be_beside(wish: Wish, pid: int, listener: socket.socket, pipe: tuple[int, int] | None) -> None:
-    """Record the process *pid*, report on it, and end."""
+    """Record the process *pid*, report on it, and end when nothing of its output is on its way any more."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    relay = None
+    if pipe is not None and wish.said is not None:
+        relay = Relay(pipe[0], os.dup(1), wish.said)
+        relay.start()
+        os.close(pipe[1])
     try:
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        relay = None
-        if pipe is not None and wish.default is not None:
-            relay = Relay(pipe[0], os.dup(1), wish.default["output"])
         recorder = Recorder(pid, listener)
         _keep_only(recorder, listener, relay)
-        if relay is not None:
-            relay.start()
         recorder.record()
-        _report(wish, recorder, relay)
-        recorder.let_go()
-        if relay is not None:
-            relay.is_over()
+        try:
+            _report(wish, recorder, relay)
+        finally:
+            recorder.let_go()
     except Exception as problem:  # the program goes on
         _say(f"freehold: no report: {type(problem).__name__}: {problem}\n")
-    finally:
-        os._exit(0)
+    if relay is not None:
+        listener.close()
+        relay.is_over()
 
 
 def _keep_only(recorder: Recorder, listener: socket.socket, relay: Relay | None) -> None:
@@ -129,17 +132,13 @@ def _report(wish: Wish, recorder: Recorder, relay: Relay | None) -> None:
 
 
 def _compared(default: dict[str, Any], relay: Relay | None) -> dict[str, Any]:
-    output = default["output"]
     if relay is None:
         said = nothing_compared("it went to a terminal, or nowhere")
     elif not relay.knows() and not relay.is_over(0):
         said = nothing_compared("a child of the program still writes")
     else:
         said = relay.result()
-    if said["kept"] is None:
-        with suppress(OSError):
-            os.unlink(output)
-    return {"default": {name: value for name, value in default.items() if name != "output"}, "output": said}
+    return {"default": default, "output": said}
 
 
 def _say(text: str) -> None:

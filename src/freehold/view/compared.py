@@ -9,7 +9,6 @@ Does not: compare what goes to a terminal, or what is written to stderr.
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import tempfile
@@ -18,7 +17,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any
 
-from .recorder import Recorder, listen
+from .recorder import Recorder, listen, ready_of
 
 __all__ = ["Relay", "nothing_compared", "run_default", "spool"]
 
@@ -41,33 +40,28 @@ def spool() -> None:
             os.dup2(file.fileno(), 0)
 
 
-def run_default(command: list[str], environ: dict[str, str]) -> dict[str, Any]:
-    """Run *command* in a fresh process and return its figures, with `exit_code`, `complaint` and `output`.
+def run_default(command: list[str], environ: dict[str, str]) -> tuple[dict[str, Any], IO[bytes]]:
+    """Run *command* in a fresh process; return its figures, with `exit_code` and `complaint`, and what it wrote.
 
-    The last line it wrote to stderr is its complaint. What it wrote to stdout is in the file `output`, which is the
-    caller's to remove. A program that ends by a signal has it as a negative exit code. It does not outlive us.
+    The last line it wrote to stderr is its complaint; what it wrote to stdout is in a file without a name. A program
+    that ends by a signal has it as a negative exit code. It does not outlive us.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever ends us ends the program: see `_start`
     listener, address = listen()
     place = _place()
-    handle, output = tempfile.mkstemp(prefix="freehold-default-", suffix=".out")
-    with listener, os.fdopen(handle, "wb") as said, tempfile.TemporaryFile() as complaints:
+    said = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
+    with listener, tempfile.TemporaryFile() as complaints:
         pid = _start(command, environ | {"FREEHOLD_RUN": address}, said, complaints)
-        try:
-            recorder = Recorder(pid, listener)
-            recorder.record()
-            recorder.let_go()
-            _, status = os.waitpid(pid, 0)
-        except KeyboardInterrupt:
-            os.kill(pid, signal.SIGKILL)
-            os.unlink(output)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-            raise
+        recorder = Recorder(pid, listener)
+        recorder.record()
+        recorder.let_go()
+        _, status = os.waitpid(pid, 0)
         complaint = _last_line(complaints)
     if place is not None:
         os.lseek(0, place, os.SEEK_SET)
     code = os.waitstatus_to_exitcode(status)
-    return recorder.figures() | {"exit_code": code, "complaint": complaint, "output": output}
+    return recorder.figures() | {"exit_code": code, "complaint": complaint}, said
 
 
 def _place() -> int | None:
@@ -82,11 +76,14 @@ def _start(command: list[str], environ: dict[str, str], said: IO[bytes], complai
     import ctypes
 
     libc = ctypes.CDLL(None)
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(127)
         os.dup2(said.fileno(), 1)
         os.dup2(complaints.fileno(), 2)
         environ["FREEHOLD_RUN"] = f"{os.getpid()} {environ['FREEHOLD_RUN']}"
@@ -115,23 +112,24 @@ class Relay:
     Args:
         source: the end of a pipe that the program's stdout is the other end of.
         drain: where it went before.
-        path: the file that the other output is in.
+        other: the file that the other output is in.
     """
 
-    def __init__(self, source: int, drain: int, path: str) -> None:
+    def __init__(self, source: int, drain: int, other: IO[bytes]) -> None:
         self._source = source
         self._drain = drain
-        self._path = path
+        self._other = other
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._lock = threading.Lock()  # held while something is on its way
-        self._other_bytes = os.stat(path).st_size
+        self._other_bytes = other.seek(0, os.SEEK_END)
+        other.seek(0)
         self._passed_bytes = 0
         self.differs_at: int | None = None
 
     @property
     def descriptors(self) -> list[int]:
         """The open files that it needs."""
-        return [self._source, self._drain]
+        return [self._source, self._drain, self._other.fileno()]
 
     def start(self) -> None:
         """Begin."""
@@ -146,21 +144,20 @@ class Relay:
         """Return whether what was written until now tells what there is to say: it differs, or it is all there."""
         while True:
             with self._lock:
-                if not self._thread.is_alive() or not select.select([self._source], [], [], 0)[0]:
+                if not self._thread.is_alive() or not ready_of([self._source], 0):
                     return self.differs_at is not None or self._passed_bytes == self._other_bytes
             time.sleep(0.002)
 
     def _run(self) -> None:
-        with open(self._path, "rb") as other:
-            while select.select([self._source], [], []) and self._next(other):
-                pass
+        while ready_of([self._source]) and self._next():
+            pass
         os.close(self._drain)
 
-    def _next(self, other: IO[bytes]) -> bool:
+    def _next(self) -> bool:
         """Pass on what there is; return whether there may be more."""
         with self._lock:
             chunk = os.read(self._source, CHUNK)
-            self._compare(chunk, other)
+            self._compare(chunk)
             if chunk and self._pass_on(chunk):
                 return True
             if self.differs_at is None and self._passed_bytes != self._other_bytes:
@@ -168,9 +165,9 @@ class Relay:
             os.close(self._source)  # where its reader is gone, the program is to notice
             return False
 
-    def _compare(self, chunk: bytes, other: IO[bytes]) -> None:
+    def _compare(self, chunk: bytes) -> None:
         if self.differs_at is None:
-            same = _common(chunk, other.read(len(chunk)))
+            same = _common(chunk, self._other.read(len(chunk)))
             if same < len(chunk):
                 self.differs_at = self._passed_bytes + same
         self._passed_bytes += len(chunk)
@@ -187,9 +184,19 @@ class Relay:
         return True
 
     def result(self) -> dict[str, Any]:
-        """Return what there is to say: `compared`, `same`, the first byte that `differs_at`, and the file `kept`."""
-        kept = self._path if self.differs_at is not None else None
+        """Return what there is to say: `compared`, `same`, the first byte that `differs_at`, and where it is `kept`."""
+        kept = None if self.differs_at is None else self._keep()
         return {"compared": True, "same": kept is None, "differs_at": self.differs_at, "kept": kept, "why": ""}
+
+    def _keep(self) -> str:
+        """Give the other output a name, and return that."""
+        handle, path = tempfile.mkstemp(prefix="freehold-default-", suffix=".out")
+        with self._lock, os.fdopen(handle, "wb") as file:
+            place = self._other.tell()
+            self._other.seek(0)
+            shutil.copyfileobj(self._other, file)
+            self._other.seek(place)
+        return path
 
 
 def nothing_compared(why: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from freehold.stats import of_process
 from . import sources
 from .timeline import Moment, Timeline, marks
 
-__all__ = ["Recorder", "listen"]
+__all__ = ["Recorder", "listen", "ready_of"]
 
 EVERY_S = 0.05
 AT_MOST_EVERY_S = 0.5  # when the timeline has grown long, it is looked at more rarely
@@ -50,6 +50,14 @@ def listen() -> tuple[socket.socket, str]:
     listener.bind("\0" + name)
     listener.listen(4)
     return listener, "@" + name
+
+
+def ready_of(descriptors: list[int], timeout_s: float | None = None) -> list[int]:
+    """Wait until one of *descriptors* can be read, for so long at most; return which can. Numbers may be high."""
+    watched = select.poll()
+    for descriptor in descriptors:
+        watched.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in watched.poll(None if timeout_s is None else max(0.0, timeout_s * 1000))]
 
 
 @dataclass
@@ -116,9 +124,8 @@ class Recorder:
         """Return when the program is about to end, or has ended. In the first case it waits for `let_go`."""
         next_s = time.monotonic()
         while self.waiting is None:
-            watched = [self._listener.fileno(), self._over]
-            ready, _, _ = select.select(watched, [], [], max(0.0, next_s - time.monotonic()))
-            if watched[0] in ready:
+            ready = ready_of([self._listener.fileno(), self._over], next_s - time.monotonic())
+            if self._listener.fileno() in ready:
                 self._hear()
             elif ready:
                 self._seen = time.monotonic()
@@ -133,7 +140,7 @@ class Recorder:
 
     def wait(self) -> None:
         """Return when the program has ended."""
-        select.select([self._over], [], [])
+        ready_of([self._over])
 
     def let_go(self) -> None:
         """Let the program end."""
