@@ -2,7 +2,8 @@
 
 Thread-safety: a region's lock guards it; block states are single bytes, written relaxed by whoever owns the block.
 Invariants (``primary_check`` walks them): a number in the free array is below ``made``, is there once, and its state is
-BLOCK_FREE; ``parked`` others have that state, none below ``cursor``; ``top + parked + cached + live + deferred = made``.
+BLOCK_FREE; ``parked`` others have that state, none below ``cursor``; with blocks cached, live and deferred they are all
+that are made.
 Does not know threads or clocks. Everything about a block is found from its address: no header, no list through free
 memory.
 Follows: LLVM's SizeClassAllocator64. Where that recounts its free array to find empty pages, the bytes of state serve
@@ -480,9 +481,7 @@ def region_batch(r: cython.pointer[Region], n: uint64_t) -> uint64_t:
     return most(n, most(SHUFFLED_BLOCKS, MAP_STEP // r.size))
 
 
-def region_unpark(
-    p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64_t, looks: uint64_t
-) -> cython.bint:
+def region_unpark(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64_t, looks: uint64_t) -> cython.bint:
     """Put parked blocks into the array, which is empty: so each block in the state free is one.
 
     False if none is found among so many states, or if the budget has no room for their entries.
@@ -508,10 +507,10 @@ def region_find_parked(r: cython.pointer[Region], end: uint64_t, wanted: uint64_
     found: uint64_t = 0
     i: uint64_t = r.cursor
     while i < end and found < wanted:
-        if i % 8 == 0 and end - i >= 8 and not TSAN:
-            if not states_hold_free(load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i))):
-                i += 8
-                continue
+        eight: cython.bint = i % 8 == 0 and end - i >= 8 and not TSAN
+        if eight and not states_hold_free(load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i))):
+            i += 8
+            continue
         if load8_relaxed(cython.address(r.states[i])) == BLOCK_FREE:
             found += 1
             r.free[wanted - found] = cython.cast(uint32_t, i)

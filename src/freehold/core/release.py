@@ -312,8 +312,8 @@ def region_settle(p: cython.pointer[Primary], r: cython.pointer[Region], s: cyth
 def region_forget(p: cython.pointer[Primary], r: cython.pointer[Region], cut: uint64_t) -> cython.void:
     """Make the blocks from `cut` on blocks that were never made, if all are parked and their pages given back.
 
-    Else a program that once held a hundred million blocks would keep a byte for each. None of them is in the array; that
-    the pages which they touch are purged proves that each is free. Under the lock.
+    Else a program that once held a hundred million blocks would keep a byte for each. None of them is in the array, and
+    that the pages which they touch are purged proves that each is free. Under the lock.
     """
     if cut > r.made:
         return
