@@ -18,6 +18,7 @@ cdef enum:
     PRIMARY_CLASSES = 64            # room for; Sizes.small of them are used
     MAP_STEP = 0x10000              # memory becomes accessible in steps of 64 KiB
     HUGE_STEP = 0x200000            # … of 2 MiB once a region grows in huge pages
+    HUGE_SHARE = 10                 # … while the unused ends of such regions, but one, are at most a tenth of what is mapped
     PURGE_SLICE = 0x100000          # purged under a region's lock at once, at most (or one huge page)
     STATES_SHIFT = 1088             # states of the first class begin so far into their range: see region_open
     STATES_APART = 320              # … and of each other class so much farther, inside a page

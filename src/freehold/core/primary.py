@@ -52,6 +52,7 @@ from cython.cimports.freehold.core.primary import (
     BLOCK_DEFERRED,
     BLOCK_FREE,
     BLOCK_LIVE,
+    HUGE_SHARE,
     HUGE_STEP,
     LAW_BELOW_MADE,
     LAW_CACHED,
@@ -273,9 +274,8 @@ def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], ne
     if need <= before:
         return 0
     if not r.huge and p.config.huge_pages and before >= HUGE_STEP:
-        affordable: cython.bint = load64_relaxed(cython.address(p.huge_regions)) * 20 * HUGE_STEP <= load64_relaxed(
-            cython.address(p.mapped)
-        )
+        unused: uint64_t = load64_relaxed(cython.address(p.huge_regions)) * HUGE_STEP  # at most, at the others' ends
+        affordable: cython.bint = unused * HUGE_SHARE <= load64_relaxed(cython.address(p.mapped))
         if affordable:
             add64_relaxed(cython.address(p.huge_regions), 1)
             r.huge = True
