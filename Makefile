@@ -25,7 +25,10 @@ LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_
 RESIDENT := F54 or H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly or H2_forced_closing_gives \
 	or H3_the_limit_is_on_what or H3_a_hundred_thousand_refusals
 ASANS    := storm_over_all_layers or storm_of_c_threads or secure_heap_ends_the_process
-OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1
+OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1 test_interpreters
+# What their wheels carry. Left out: what needs files that are in no wheel, a network, or the default memory pool by its name.
+OF_PANDAS ?= frame.test_constructors groupby.test_groupby reshape.merge.test_merge strings.test_strings copy_view.test_methods
+OF_PYARROW ?= test_array test_table test_pandas test_ipc test_io test_compute
 # ThreadSanitizer also remembers each address that was ever written, so it sees only what has threads.
 THREADS  ?= tests/core -k '(thread or storm or fork or witness or race or change_hands) and not ($(RESIDENT))'
 # A sanitizer's library must come first in the process; the compiler knows where it is.
@@ -33,7 +36,7 @@ PRELOAD   = LD_PRELOAD=$$($${CC:-cc} -print-file-name=lib$(1).so)
 SOURCES  := $(shell find src tools meson.build meson_options.txt pyproject.toml -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help host install demo test cpython check race asan ubsan bench lint format clean
+.PHONY: help host install demo test cpython packages check race asan ubsan bench lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the verbs
@@ -47,6 +50,12 @@ test: build/installed ## release build: all tests that need no checked build
 
 cpython: flavour-release ## a selection of CPython's own tests with Python's objects on the heap; slow
 	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m test -j2 $(OF_CPYTHON)
+
+packages: flavour-release ## a selection of pandas' and pyarrow's own tests with Python's objects on the heap; slow
+	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m pytest -c /dev/null -p no:cacheprovider -q \
+		--pyargs $(addprefix pandas.tests.,$(OF_PANDAS))
+	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m pytest -c /dev/null -p no:cacheprovider -q \
+		--pyargs $(addprefix pyarrow.tests.,$(OF_PYARROW))
 
 check: flavour-debug ## the tests with every lock witnessed and every structure verified after each operation
 	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS) $(UNCHECKED)

@@ -51,7 +51,7 @@ def test_R10_a_storm_never_gives_a_block_two_owners(threads: int, purgers: int, 
 
 def test_R6_a_storm_of_waves_forgets_and_remembers_rightly() -> None:
     """Regions that grow, empty and forget their blocks, again and again, while two threads give back."""
-    seen = figures("waves", 2, 3, 60_000)
+    seen = figures("waves", 2, 3, 60_000, 0)
 
     assert (0, 0) == (seen["live"], seen["broken"])
     assert seen["waves"] > 0

@@ -474,7 +474,7 @@ def cache_read_class(p: cython.pointer[Primary], index: uint32_t, into: cython.p
     mutex_lock(cython.address(r.lock))
     cache_sum(p, index, cython.address(into.allocations), cython.address(into.cached))
     into.made = r.made
-    into.free = r.top + load64_relaxed(cython.address(r.deferred))
+    into.free = r.top + r.parked + load64_relaxed(cython.address(r.deferred))
     into.releases = r.releases
     into.unreleased_bytes = r.freed_bytes
     # A batch on its way between region and cache is in neither: it counts as cached as far as that can be told.

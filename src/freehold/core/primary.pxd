@@ -2,8 +2,9 @@
 #
 # Each region has a lock; where a field says nothing else, its region's lock guards it. What an address means
 # (class, block, state) is answered without a lock. What may become resident is taken from the budget first.
-# Invariants, for each region: a block's number is below `made` once it was ever handed out; the blocks in the free array are
-# exactly those whose state is BLOCK_FREE; made = in the array + in caches + live (+ deferred).
+# Invariants, for each region: a block's number is below `made` once it was ever handed out; a block in the free array has the
+# state BLOCK_FREE, and one with that state that is not in the array is *parked*: counted, and at `cursor` or beyond;
+# made = in the array + parked + in caches + live (+ deferred).
 # Does not: know threads (cache does), or when to give memory back (reclaim says).
 # After: LLVM's SizeClassAllocator64.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -17,17 +18,19 @@ cdef enum:
     PRIMARY_CLASSES = 64            # room for; Sizes.small of them are used
     MAP_STEP = 0x10000              # memory becomes accessible in steps of 64 KiB
     HUGE_STEP = 0x200000            # … of 2 MiB once a region grows in huge pages
+    HUGE_SHARE = 10                 # … while the unused ends of such regions, but one, are at most a tenth of what is mapped
     PURGE_SLICE = 0x100000          # purged under a region's lock at once, at most (or one huge page)
     STATES_SHIFT = 1088             # states of the first class begin so far into their range: see region_open
     STATES_APART = 320              # … and of each other class so much farther, inside a page
     SHUFFLED_BLOCKS = 64            # made and shuffled at once, at least
     SORT_LEAVES = 4096              # newest entries of a free array that sorting leaves alone
+    SETTLE_SLICE = 65536            # entries moved under the lock at once after it, at most
+    UNPARK_LOOKS = 0x40000          # states looked at for parked blocks before new ones are made
     FORGET_LEAST = 16384            # blocks: fewer are not worth it
-    FORGET_ENTRIES = 65536          # entries looked at under the lock for it, at most
 
 cdef enum:                          # a block's state: one byte, out of line; atomic, relaxed
     BLOCK_NEW = 0                   # never made
-    BLOCK_FREE = 1                  # in its region's free array
+    BLOCK_FREE = 1                  # in its region's free array, or parked
     BLOCK_CACHED = 2                # in a thread's cache
     BLOCK_LIVE = 3                  # with the caller
     BLOCK_DEFERRED = 4              # freed where no lock could be taken; the next who holds the lock collects it
@@ -43,6 +46,7 @@ cdef enum:                          # the laws that primary_check and cache_chec
     LAW_CACHED = 7
     LAW_CACHED_COUNT = 8
     LAW_CHARGED = 9
+    LAW_PARKED = 10
 
 cdef struct Grown:                  # a range that becomes accessible step by step, away from `start`
     uint64_t start
@@ -63,6 +67,8 @@ cdef struct Region:
     uint64_t made                   # blocks made so far; read without the lock by anyone
     uint64_t top                    # entries in the free array
     uint64_t bottom                 # the lowest of them are being sorted by the releaser, and are nobody else's
+    uint64_t parked                 # free blocks that are in no array: their pages were given back when it was sorted
+    uint64_t cursor                 # none of them has a number below this
     uint64_t raced                  # 1 + a number that was found in the free array twice, to be told of; 0: none
     uint64_t purged_pages           # all of them below `charged`
     uint64_t charged                # bytes from block 0 that the budget counts, but for purged pages
@@ -144,6 +150,7 @@ cdef void primary_unlock_all(Primary *p) noexcept nogil
 cdef void primary_reset(Primary *p, bint adopt) noexcept nogil                      # in a forked child; adopt: blocks in the state cached become free
 cdef int primary_check(Primary *p, uint32_t *index, uint64_t *number) noexcept nogil  # 0, or which law is broken and where; takes the locks
 cdef const char *primary_law(int broken) noexcept nogil
+cdef uint64_t region_idle_blocks(Region *r) noexcept nogil                          # free blocks that a request would find; the caller holds the lock
 
 cdef uint64_t primary_counted(Primary *p, uint64_t *books) noexcept nogil             # what of the budget is blocks, and what books
 
@@ -158,13 +165,19 @@ cdef int region_grow_blocks(Primary *p, Region *r, uint64_t need) noexcept nogil
 cdef int region_grow_metadata(Primary *p, Region *r, uint64_t need) noexcept nogil
 cdef uint64_t region_take_fresh(Primary *p, Region *r, uint32_t *into, uint64_t n) noexcept nogil
 cdef uint64_t region_take_shuffled(Primary *p, Region *r, uint32_t *into, uint64_t n) noexcept nogil
+cdef uint64_t region_batch(Region *r, uint64_t n) noexcept nogil
+cdef bint region_unpark(Primary *p, Region *r, uint64_t n, uint64_t looks) noexcept nogil
+cdef uint64_t region_find_parked(Region *r, uint64_t end, uint64_t wanted) noexcept nogil
 cdef void region_shuffle(Primary *p, uint32_t *numbers, uint64_t n) noexcept nogil
 cdef bint region_charge(Primary *p, Region *r, uint64_t count) noexcept nogil
+cdef bint region_charge_books(Primary *p, Region *r, uint64_t count) noexcept nogil
 cdef uint64_t region_books(Primary *p, Region *r, uint64_t count) noexcept nogil
 cdef bint region_unpurge(Primary *p, Region *r, uint64_t number, uint64_t n) noexcept nogil
 cdef void region_collect_deferred(Region *r) noexcept nogil
 cdef uint64_t region_adopt(Region *r, uint8_t state) noexcept nogil
-cdef void region_adopt_again(Region *r) noexcept nogil
+cdef void region_park_all(Region *r) noexcept nogil
+cdef bint states_hold_free(uint64_t eight) noexcept nogil
+cdef uint64_t states_count_free(Region *r, uint64_t end) noexcept nogil
 cdef uint64_t states_next(Region *r, uint64_t i, uint64_t end, bint free) noexcept nogil
 cdef int region_check(Primary *p, Region *r, uint64_t *number) noexcept nogil
 cdef void grown_drop(Grown *g) noexcept nogil

@@ -2,7 +2,8 @@
 
 Thread-safety: a region's lock guards it; block states are single bytes, written relaxed by whoever owns the block.
 Invariants (``primary_check`` walks them): a number in the free array is below ``made``, is there once, and its state is
-BLOCK_FREE; no other state is; ``top + cached + live + deferred = made``.
+BLOCK_FREE; ``parked`` others have that state, none below ``cursor``; with blocks cached, live and deferred they are all
+that are made.
 Does not know threads or clocks. Everything about a block is found from its address: no header, no list through free
 memory.
 Follows: LLVM's SizeClassAllocator64. Where that recounts its free array to find empty pages, the bytes of state serve
@@ -53,6 +54,7 @@ from cython.cimports.freehold.core.primary import (
     BLOCK_LIVE,
     BLOCK_NEW,
     BLOCK_SAMPLED,
+    HUGE_SHARE,
     HUGE_STEP,
     LAW_BELOW_MADE,
     LAW_CACHED,
@@ -61,6 +63,7 @@ from cython.cimports.freehold.core.primary import (
     LAW_FREE,
     LAW_FREE_COUNT,
     LAW_MAPPED,
+    LAW_PARKED,
     LAW_PURGED,
     LAW_PURGED_COUNT,
     MAP_STEP,
@@ -69,6 +72,7 @@ from cython.cimports.freehold.core.primary import (
     SHUFFLED_BLOCKS,
     STATES_APART,
     STATES_SHIFT,
+    UNPARK_LOOKS,
     Grown,
     Primary,
     PrimaryConfig,
@@ -272,9 +276,8 @@ def region_grow_blocks(p: cython.pointer[Primary], r: cython.pointer[Region], ne
     if need <= before:
         return 0
     if not r.huge and p.config.huge_pages and before >= HUGE_STEP:
-        affordable: cython.bint = load64_relaxed(cython.address(p.huge_regions)) * 20 * HUGE_STEP <= load64_relaxed(
-            cython.address(p.mapped)
-        )
+        unused: uint64_t = load64_relaxed(cython.address(p.huge_regions)) * HUGE_STEP  # at most, at the others' ends
+        affordable: cython.bint = unused * HUGE_SHARE <= load64_relaxed(cython.address(p.mapped))
         if affordable:
             add64_relaxed(cython.address(p.huge_regions), 1)
             r.huge = True
@@ -342,21 +345,27 @@ def region_charge(p: cython.pointer[Primary], r: cython.pointer[Region], count: 
     """Take what `count` blocks may make resident from the budget; False, and nothing, if that is over the limit."""
     unit: uint64_t = HUGE_STEP if r.huge else p.page_size
     charged: uint64_t = most(r.charged, least(round_up(count * r.size, unit), r.blocks.mapped))
-    books: uint64_t = most(r.books, region_books(p, r, count))
-    if not budget_take_books(p.budget, books - r.books):
+    if not region_charge_books(p, r, count):
         return False
-    r.books = books
     if not budget_take(p.budget, charged - r.charged):
         return False
     r.charged = charged
     return True
 
 
+def region_charge_books(p: cython.pointer[Primary], r: cython.pointer[Region], count: uint64_t) -> cython.bint:
+    books: uint64_t = most(r.books, region_books(p, r, count))
+    if not budget_take_books(p.budget, books - r.books):
+        return False
+    r.books = books
+    return True
+
+
 def region_books(p: cython.pointer[Primary], r: cython.pointer[Region], count: uint64_t) -> uint64_t:
-    """What the books of so many blocks may make resident."""
+    """What the books of so many blocks may make resident: those that are parked have no entry in the array."""
     bits: uint64_t = count * r.size // p.page_size // 8 + 8
     return (
-        round_up(count * 4, p.page_size)
+        round_up((count - r.parked) * 4, p.page_size)
         + round_up(r.states_shift + count, p.page_size)
         + round_up(bits, p.page_size)
         + round_up(count * p.config.metadata_size, p.page_size)
@@ -388,6 +397,8 @@ def primary_take_locked(
 ) -> uint64_t:
     if load64_relaxed(cython.address(r.deferred)):
         region_collect_deferred(r)
+    if r.top == 0 and r.parked:
+        region_unpark(p, r, n, UNPARK_LOOKS)
     wanted: uint64_t = least(n, r.top - r.bottom)
     states: cython.pointer[uint8_t] = r.states  # a byte may alias anything: what is constant is read once
     top: cython.pointer[uint32_t] = r.free + r.top
@@ -407,13 +418,15 @@ def primary_take_locked(
     r.top -= got + raced
     if got < wanted:
         memmove(into, into + (wanted - got), got * 4)
-    idle_fell(cython.address(r.idle), r.top - r.bottom)
+    idle_fell(cython.address(r.idle), region_idle_blocks(r))
     if got == 0 and p.config.shuffle:
         got = region_take_shuffled(p, r, into, n)
     if got == 0:
         got = region_take_fresh(p, r, into, n)
     if got == 0 and n > 1:
         got = region_take_fresh(p, r, into, 1)
+    if got == 0 and r.top == 0 and region_unpark(p, r, n, r.made):
+        got = primary_take_locked(r, p, into, n)
     return got
 
 
@@ -452,7 +465,7 @@ def region_take_shuffled(
 ) -> uint64_t:
     """Make many blocks, put them into the free array in an order that is hard to predict, and take n from there."""
     first: uint64_t = r.made
-    count: uint64_t = least(most(n, most(SHUFFLED_BLOCKS, MAP_STEP // r.size)), r.capacity - first)
+    count: uint64_t = least(region_batch(r, n), r.capacity - first)
     if count == 0 or (r.purged_pages and not region_unpurge(p, r, first, count)) or region_make(p, r, count) != 0:
         return 0
     i: uint64_t = 0
@@ -463,6 +476,51 @@ def region_take_shuffled(
     region_shuffle(p, cython.address(r.free[r.top]), count)
     r.top += count
     return primary_take_locked(r, p, into, n)
+
+
+def region_batch(r: cython.pointer[Region], n: uint64_t) -> uint64_t:
+    """How many blocks go into the array where n are needed of it."""
+    return most(n, most(SHUFFLED_BLOCKS, MAP_STEP // r.size))
+
+
+def region_unpark(p: cython.pointer[Primary], r: cython.pointer[Region], n: uint64_t, looks: uint64_t) -> cython.bint:
+    """Put parked blocks into the array, which is empty: so each block in the state free is one.
+
+    False if none is found among so many states, or if the budget has no room for their entries.
+    """
+    wanted: uint64_t = least(r.parked, region_batch(r, n))
+    r.parked -= wanted
+    if wanted == 0 or not region_charge_books(p, r, r.made):
+        r.parked += wanted
+        return False
+    end: uint64_t = least(r.made, r.cursor + looks)
+    found: uint64_t = region_find_parked(r, end, wanted)
+    r.parked += wanted - found
+    if r.cursor == r.made:  # then that was all; what is missing was freed by two threads at once, and is in a cache
+        r.parked = 0
+    if p.config.shuffle:
+        region_shuffle(p, r.free, found)
+    r.top = found
+    return found > 0
+
+
+def region_find_parked(r: cython.pointer[Region], end: uint64_t, wanted: uint64_t) -> uint64_t:
+    """Write the numbers of free blocks from the cursor on to the array, the lowest on top; how many."""
+    found: uint64_t = 0
+    i: uint64_t = r.cursor
+    while i < end and found < wanted:
+        eight: cython.bint = i % 8 == 0 and end - i >= 8 and not TSAN
+        if eight and not states_hold_free(load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i))):
+            i += 8
+            continue
+        if load8_relaxed(cython.address(r.states[i])) == BLOCK_FREE:
+            found += 1
+            r.free[wanted - found] = cython.cast(uint32_t, i)
+        i += 1
+    r.cursor = i
+    if found < wanted:
+        memmove(r.free, r.free + (wanted - found), found * 4)
+    return found
 
 
 def region_shuffle(p: cython.pointer[Primary], numbers: cython.pointer[uint32_t], n: uint64_t) -> cython.void:
@@ -646,18 +704,21 @@ def primary_defer(p: cython.pointer[Primary], address: uint64_t) -> cython.void:
 # ---- runs of states ----
 
 
+def states_hold_free(eight: uint64_t) -> cython.bint:
+    """Whether one of eight states is free: they become zero bytes, and borrow."""
+    each: uint64_t = cython.cast(uint64_t, 0x0101010101010101)
+    x: uint64_t = eight ^ (each * BLOCK_FREE)
+    return (x - each) & ~x & (each << 7) != 0
+
+
 def states_next(r: cython.pointer[Region], i: uint64_t, end: uint64_t, free: cython.bint) -> uint64_t:
     """Going down from block i: the largest j <= i for which block j - 1 is (not) free; `end` if there is none."""
+    each: uint64_t = cython.cast(uint64_t, 0x0101010101010101)
     while i > end:
         if i % 8 == 0 and i - end >= 8 and not TSAN:  # eight states at once
             word: uint64_t = load64_relaxed(cython.cast(cython.pointer[uint64_t], r.states + i - 8))
-            x: uint64_t = word ^ cython.cast(uint64_t, 0x0101010101010101)  # free blocks become zero bytes
-            if free:
-                ones: uint64_t = cython.cast(uint64_t, 0x0101010101010101)
-                if (x - ones) & ~x & (ones << 7) == 0:  # no zero byte
-                    i -= 8
-                    continue
-            elif x == 0:
+            none: cython.bint = not states_hold_free(word) if free else word == each * BLOCK_FREE
+            if none:
                 i -= 8
                 continue
         if (load8_relaxed(cython.address(r.states[i - 1])) == BLOCK_FREE) == free:
@@ -702,22 +763,31 @@ def primary_reset(p: cython.pointer[Primary], adopt: cython.bint) -> cython.void
         i -= 1
         r: cython.pointer[Region] = cython.address(p.region[i])
         if r.bottom:  # a sort: its half of the array is as it left it
-            r.bottom = 0
-            r.top = 0
-            region_adopt_again(r)
+            region_park_all(r)
         if adopt:
             region_adopt(r, BLOCK_CACHED)
         mutex_reset(cython.address(r.lock))
 
 
-def region_adopt_again(r: cython.pointer[Region]) -> cython.void:
-    """Fill the free array anew from the states."""
-    number: uint64_t = r.made
-    while number > 0:
-        number -= 1
-        if load8_relaxed(cython.address(r.states[number])) == BLOCK_FREE:
-            r.free[r.top] = cython.cast(uint32_t, number)
-            r.top += 1
+def region_park_all(r: cython.pointer[Region]) -> cython.void:
+    """Believe nothing but the states."""
+    r.bottom = 0
+    r.top = 0
+    r.cursor = 0
+    r.parked = states_count_free(r, r.made)
+
+
+def states_count_free(r: cython.pointer[Region], end: uint64_t) -> uint64_t:
+    free: uint64_t = 0
+    k: uint64_t = 0
+    while k < end:
+        free += load8_relaxed(cython.address(r.states[k])) == BLOCK_FREE
+        k += 1
+    return free
+
+
+def region_idle_blocks(r: cython.pointer[Region]) -> uint64_t:
+    return r.top - r.bottom + r.parked
 
 
 def primary_law(broken: cython.int) -> cython.p_const_char:
@@ -726,7 +796,7 @@ def primary_law(broken: cython.int) -> cython.p_const_char:
     if broken == LAW_FREE:
         return b"a number in the free array has the state free"
     if broken == LAW_FREE_COUNT:
-        return b"as many blocks have the state free as the free array holds"
+        return b"as many blocks have the state free as the free array holds and as are parked"
     if broken == LAW_MAPPED:
         return b"blocks, states and free array are mapped as far as blocks are made"
     if broken == LAW_PURGED_COUNT:
@@ -735,6 +805,8 @@ def primary_law(broken: cython.int) -> cython.p_const_char:
         return b"a purged page holds no part of a block that is not free"
     if broken == LAW_CHARGED:
         return b"the budget counts the pages of all blocks made, and no purged one"
+    if broken == LAW_PARKED:
+        return b"no block below the cursor is parked"
     if broken == LAW_CACHED:
         return b"a number in a cache has the state cached"
     if broken == LAW_CACHED_COUNT:
@@ -759,6 +831,7 @@ def primary_check(
 
 
 def region_check(p: cython.pointer[Primary], r: cython.pointer[Region], number: cython.pointer[uint64_t]) -> cython.int:
+    below: uint64_t = 0  # entries of blocks below the cursor
     k: uint64_t = 0
     while k < r.top:
         number[0] = r.free[k]
@@ -766,15 +839,14 @@ def region_check(p: cython.pointer[Primary], r: cython.pointer[Region], number: 
             return LAW_BELOW_MADE
         if load8_relaxed(cython.address(r.states[r.free[k]])) != BLOCK_FREE:
             return LAW_FREE
+        below += r.free[k] < r.cursor
         k += 1
-    free: uint64_t = 0
-    k = 0
-    while k < r.made:
-        free += load8_relaxed(cython.address(r.states[k])) == BLOCK_FREE
-        k += 1
-    number[0] = free
-    if free != r.top:
+    number[0] = states_count_free(r, r.made)
+    if number[0] != r.top + r.parked:
         return LAW_FREE_COUNT
+    number[0] = r.cursor
+    if r.cursor > r.made or below != states_count_free(r, r.cursor):
+        return LAW_PARKED
     if r.made == 0:
         return 0
     if (

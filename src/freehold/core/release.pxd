@@ -16,10 +16,19 @@ cdef uint64_t region_free_run(Region *r, uint64_t end, uint64_t least_blocks, ui
 cdef uint64_t region_purge_run(Primary *p, Region *r, uint64_t first, uint64_t last, uint64_t budget) noexcept nogil
 cdef uint64_t region_purge_slice(Primary *p, Region *r, uint64_t page, uint64_t end) noexcept nogil
 cdef void region_advise(Primary *p, Region *r) noexcept nogil
+cdef struct Sorting:                # one pass over a region's free array; the sorter's own
+    uint64_t made                   # when it began; what has been made since is not in its part
+    uint64_t aside                  # entries below this are the sorter's
+    uint64_t at                     # … and below this, sorted
+    uint64_t parked                 # … and so many are to be entries no more
+    uint64_t cut                    # a block from here on was free, and is in no array
 cdef void region_sort(Primary *p, Region *r) noexcept nogil
-cdef bint region_sort_aside(Primary *p, Region *r, uint64_t *present, uint64_t aside, uint64_t made) noexcept nogil
-cdef void region_close_gap(Region *r, uint64_t at, uint64_t aside) noexcept nogil
-cdef bint region_forget(Primary *p, Region *r, uint64_t cut, uint64_t made, uint64_t aside, uint64_t kept) noexcept nogil
+cdef void region_sort_aside(Primary *p, Region *r, Sorting *s, uint64_t *present) noexcept nogil
+cdef void region_emit(Primary *p, Region *r, Sorting *s, uint64_t *present) noexcept nogil
+cdef bint region_may_park(Primary *p, Region *r, uint64_t number) noexcept nogil
+cdef bint region_settle(Primary *p, Region *r, Sorting *s) noexcept nogil
+cdef void region_forget(Primary *p, Region *r, uint64_t cut) noexcept nogil
+cdef bint region_owe(Primary *p, Region *r) noexcept nogil
+cdef void region_purge_books(Primary *p, Region *r) noexcept nogil
 cdef void region_purge_beyond(Primary *p, Region *r, Grown *g, uint64_t used, uint64_t unit, bint states) noexcept nogil
 cdef void region_purge_bits(Primary *p, Region *r) noexcept nogil
-cdef uint64_t region_emit(Primary *p, Region *r, uint64_t *present, uint64_t made, bint purged, uint64_t at) noexcept nogil

@@ -23,9 +23,8 @@ from cython.cimports.freehold.core.machine import (
     NOWHERE,
     clz,
     least,
+    load8_relaxed,
     load64_relaxed,
-    mask,
-    memmove,
     most,
     round_down,
     round_up,
@@ -33,19 +32,22 @@ from cython.cimports.freehold.core.machine import (
     store64_release,
 )
 from cython.cimports.freehold.core.primary import (
-    FORGET_ENTRIES,
+    BLOCK_FREE,
     FORGET_LEAST,
     HUGE_STEP,
     MAP_STEP,
     PURGE_SLICE,
+    SETTLE_SLICE,
     SORT_LEAVES,
     Grown,
     Primary,
     Region,
     region_books,
     region_collect_deferred,
+    region_idle_blocks,
     states_next,
 )
+from cython.cimports.freehold.core.release import Sorting
 from cython.cimports.freehold.core.sync import fork_pass, mutex_lock, mutex_unlock
 from cython.cimports.freehold.core.vm import vm_advise_huge, vm_advise_no_huge, vm_map, vm_purge_now, vm_unmap_metadata
 from cython.cimports.libc.stdint import uint32_t, uint64_t
@@ -189,122 +191,163 @@ def region_advise(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cyth
 
 
 def region_sort(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython.void:
-    """Sort the free array, but for its newest entries, without holding the lock.
+    """Sort the free array, but for its newest entries, and park the blocks on purged pages, without holding the lock.
 
     The entries below ``bottom`` are the sorter's alone; the rest goes on being used above them. They are spread into a
-    bitmap and read out again: purged blocks to the bottom of the stack, resident ones above, each with low addresses on
-    top.
+    bitmap and read out again, low addresses on top. What is parked has no entry any more: its state says enough.
     """
+    s = cython.declare(Sorting)
     mutex_lock(cython.address(r.lock))
-    aside: uint64_t = r.top - SORT_LEAVES if r.top > SORT_LEAVES else r.top
+    s.aside = r.top - SORT_LEAVES if r.top > SORT_LEAVES else r.top
     if r.bottom:  # somebody sorts already
-        aside = 0
-    made: uint64_t = r.made
-    if aside > 0:
-        r.bottom = aside
+        s.aside = 0
+    s.made = r.made
+    if s.aside > 0:
+        r.bottom = s.aside
+        if r.parked == 0:
+            r.cursor = r.made
     mutex_unlock(cython.address(r.lock))
-    room: uint64_t = round_up((made + 63) // 64 * 8, MAP_STEP)
+    if s.aside == 0:
+        return
+    s.at = s.aside
+    s.parked = 0
+    s.cut = NOWHERE
+    room: uint64_t = round_up((s.made + 63) // 64 * 8, MAP_STEP)
     present: uint64_t = 0
-    forgot: cython.bint = False
-    if aside and vm_map(room, cython.address(present)) == 0:
-        forgot = region_sort_aside(p, r, cython.cast(cython.pointer[uint64_t], present), aside, made)
+    if vm_map(room, cython.address(present)) == 0:
+        region_sort_aside(p, r, cython.address(s), cython.cast(cython.pointer[uint64_t], present))
         vm_unmap_metadata(present, room)
-    if forgot:  # `bottom` may be another sorter's by now
-        region_purge_beyond(p, r, cython.address(r.array), 0, 4, False)
-        region_purge_beyond(p, r, cython.address(r.state_bytes), r.states_shift, 1, True)
-        region_purge_bits(p, r)
-        mutex_lock(cython.address(r.lock))
-        budget_give_books(p.budget, r.books_owed)
-        r.books_owed = 0
-        mutex_unlock(cython.address(r.lock))
-    elif aside:
-        mutex_lock(cython.address(r.lock))
-        r.bottom = 0
-        mutex_unlock(cython.address(r.lock))
+    if region_settle(p, r, cython.address(s)):
+        region_purge_books(p, r)
 
 
 def region_sort_aside(
     p: cython.pointer[Primary],
     r: cython.pointer[Region],
+    s: cython.pointer[Sorting],
     present: cython.pointer[uint64_t],
-    aside: uint64_t,
-    made: uint64_t,
-) -> cython.bint:
-    """Sort the entries below `aside`; True if that ended in some being gone, and in giving the entries free."""
+) -> cython.void:
     i: uint64_t = 0
     raced: uint64_t = 0
-    while i < aside:
+    while i < s.aside:
         if cython.unlikely(bits_get(present, r.free[i])):  # see region_unlock
             fault_bad_free(FREE_DOUBLE, r.base + r.free[i] * r.size, r.size)
             raced += 1
         bits_set(present, r.free[i], 1)
         i += 1
-    cut: uint64_t = made
-    if p.config.forgets:  # the blocks from `cut` on seem to be free: to be looked at again under the lock
-        cut = states_next(r, made, 0, False)
-        if made - cut < FORGET_LEAST:
-            cut = made
-    kept: uint64_t = region_emit(p, r, present, cut, True, 0)
-    kept = region_emit(p, r, present, cut, False, kept)
-    at: uint64_t = region_emit(p, r, present, made, False, kept)
-    should(at + raced == aside, b"sorting keeps every free block")
-    if raced:
-        region_close_gap(r, at, aside)
-        return True
-    return cut < made and region_forget(p, r, cut, made, aside, kept)
+    s.at = 0
+    region_emit(p, r, s, present)
+    should(s.at + s.parked + raced == s.aside, b"sorting keeps every free block")
+    if p.config.forgets:  # the highest block that is not free, or not parked
+        s.cut = states_next(r, s.made, 0, False)
+        if s.at > 0:
+            s.cut = most(s.cut, cython.cast(uint64_t, r.free[0]) + 1)
 
 
-def region_close_gap(r: cython.pointer[Region], at: uint64_t, aside: uint64_t) -> cython.void:
-    """The entries from `at` to `aside` are none any more; give those below free."""
-    mutex_lock(cython.address(r.lock))
-    memmove(r.free + at, r.free + aside, (r.top - aside) * 4)
-    r.top -= aside - at
-    r.bottom = 0
-    mutex_unlock(cython.address(r.lock))
-
-
-def region_forget(
+def region_emit(
     p: cython.pointer[Primary],
     r: cython.pointer[Region],
-    cut: uint64_t,
-    made: uint64_t,
-    aside: uint64_t,
-    kept: uint64_t,
-) -> cython.bint:
-    """Make the blocks from `cut` on blocks that were never made, if all are free and their pages given back.
+    s: cython.pointer[Sorting],
+    present: cython.pointer[uint64_t],
+) -> cython.void:
+    """Write the numbers that are present to the array, descending; but park those of blocks on purged pages.
 
-    Else a program that once held a hundred million blocks would keep five bytes for each. Their entries are those from
-    `kept` to `aside`, and some above.
+    Which pages are purged is read under the lock, for 4,096 blocks at a time.
     """
-    mutex_lock(cython.address(r.lock))
+    word: uint64_t = (s.made + 63) // 64
+    while word > 0:
+        until: uint64_t = word - least(word, 64)
+        mutex_lock(cython.address(r.lock))
+        while word > until:
+            word -= 1
+            left: uint64_t = present[word]
+            while left:
+                top_bit: cython.int = 63 - clz(left)
+                left ^= cython.cast(uint64_t, 1) << top_bit
+                number: uint64_t = word * 64 + top_bit
+                if region_may_park(p, r, number):
+                    s.parked += 1
+                    r.cursor = least(r.cursor, number)
+                else:
+                    r.free[s.at] = cython.cast(uint32_t, number)
+                    s.at += 1
+        mutex_unlock(cython.address(r.lock))
+
+
+def region_may_park(p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t) -> cython.bint:
+    """Whether the page that a block begins or ends on is purged. One that two threads freed at once may not be free."""
+    first: uint64_t = number * r.size
+    return (
+        bits_get(r.purged, first // p.page_size) or bits_get(r.purged, (first + r.size - 1) // p.page_size)
+    ) and load8_relaxed(cython.address(r.states[number])) == BLOCK_FREE
+
+
+def region_settle(p: cython.pointer[Primary], r: cython.pointer[Region], s: cython.pointer[Sorting]) -> cython.bint:
+    """The entries from ``at`` to ``aside`` are none any more: those above move down, a slice at a time, to the last.
+
+    Then all are free to use. True if some of the books are owed to the budget.
+    """
+    settled: cython.bint = False
+    owed: cython.bint = False
+    while not settled:
+        mutex_lock(cython.address(r.lock))
+        i: uint64_t = least(r.top - s.aside, SETTLE_SLICE)
+        while i > 0:
+            r.free[s.at] = r.free[s.aside]
+            s.cut = most(s.cut, cython.cast(uint64_t, r.free[s.at]) + 1)
+            s.at += 1
+            s.aside += 1
+            i -= 1
+        settled = s.aside == r.top
+        r.bottom = 0 if settled else s.aside
+        if settled:
+            r.top = s.at
+            r.parked += s.parked
+            region_forget(p, r, s.cut)
+            owed = region_owe(p, r)
+        mutex_unlock(cython.address(r.lock))
+    return owed
+
+
+def region_forget(p: cython.pointer[Primary], r: cython.pointer[Region], cut: uint64_t) -> cython.void:
+    """Make the blocks from `cut` on blocks that were never made, if all are parked and their pages given back.
+
+    Else a program that once held a hundred million blocks would keep a byte for each. None of them is in the array, and
+    that the pages which they touch are purged proves that each is free. Under the lock.
+    """
+    if cut > r.made:
+        return
     first: uint64_t = round_up(cut * r.size, p.page_size) // p.page_size
-    end: uint64_t = most(first, r.charged // p.page_size)
-    above: uint64_t = 0
-    i: uint64_t = aside
-    while i < r.top and r.top - aside <= FORGET_ENTRIES:
-        above += r.free[i] >= cut
-        i += 1
-    agreed: cython.bint = (
-        r.made == made and aside - kept + above == made - cut and bits_next_clear(r.purged, first, end) >= end
-    )
-    if agreed:
-        i = aside
-        while i < r.top:  # those above that stay move down
-            if r.free[i] < cut:
-                r.free[kept] = r.free[i]
-                kept += 1
-            i += 1
-        r.top = kept
-        r.bottom = 0
-        store64_release(cython.address(r.made), cut)
-        r.purged_pages -= bits_count(r.purged, first, end - first)
-        bits_clear(r.purged, first, end - first)
-        r.charged = least(r.charged, first * p.page_size)
-        owed: uint64_t = region_books(p, r, made) - region_books(p, r, cut)
-        r.books_owed += owed
-        r.books -= owed
+    end: uint64_t = r.charged // p.page_size
+    cut = first * p.page_size // r.size
+    if cut + FORGET_LEAST > r.made or bits_next_clear(r.purged, first, end) < end:
+        return
+    r.parked -= least(r.parked, r.made - cut)
+    r.cursor = least(r.cursor, cut)
+    store64_release(cython.address(r.made), cut)
+    r.purged_pages -= bits_count(r.purged, first, end - first)
+    bits_clear(r.purged, first, end - first)
+    r.charged = first * p.page_size
+
+
+def region_owe(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython.bint:
+    """What the books need no more is owed to the budget from now on, until it is purged. Under the lock."""
+    books: uint64_t = region_books(p, r, r.made)
+    if books >= r.books:
+        return False
+    r.books_owed += r.books - books
+    r.books = books
+    return True
+
+
+def region_purge_books(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython.void:
+    region_purge_beyond(p, r, cython.address(r.array), 0, 4, False)
+    region_purge_beyond(p, r, cython.address(r.state_bytes), r.states_shift, 1, True)
+    region_purge_bits(p, r)
+    mutex_lock(cython.address(r.lock))
+    budget_give_books(p.budget, r.books_owed)
+    r.books_owed = 0
     mutex_unlock(cython.address(r.lock))
-    return agreed
 
 
 def region_purge_beyond(
@@ -340,39 +383,6 @@ def region_purge_bits(p: cython.pointer[Primary], r: cython.pointer[Region]) -> 
     mutex_unlock(cython.address(r.lock))
 
 
-def region_emit(
-    p: cython.pointer[Primary],
-    r: cython.pointer[Region],
-    present: cython.pointer[uint64_t],
-    made: uint64_t,
-    only_purged: cython.bint,
-    at: uint64_t,
-) -> uint64_t:
-    """Move numbers below `made` that are present (with their first page purged) to the array, descending, from `at`.
-
-    Which pages are purged is read under the lock, for 4,096 blocks at a time.
-    """
-    word: uint64_t = (made + 63) // 64
-    while word > 0:
-        until: uint64_t = word - least(word, 64)
-        mutex_lock(cython.address(r.lock))
-        while word > until:
-            word -= 1
-            left: uint64_t = present[word]
-            if word * 64 + 64 > made:
-                left &= mask(cython.cast(cython.uint, made - word * 64))
-            while left:
-                top_bit: cython.int = 63 - clz(left)
-                left ^= cython.cast(uint64_t, 1) << top_bit
-                number: uint64_t = word * 64 + top_bit
-                if not only_purged or bits_get(r.purged, number * r.size // p.page_size):
-                    present[word] ^= cython.cast(uint64_t, 1) << top_bit
-                    r.free[at] = cython.cast(uint32_t, number)
-                    at += 1
-        mutex_unlock(cython.address(r.lock))
-    return at
-
-
 def primary_tick(p: cython.pointer[Primary], now_ns: uint64_t, busy: cython.pointer[cython.bint]) -> uint64_t:
     """A window of the decay time ends: give back, in each class, as much as was idle all through it."""
     given_back: uint64_t = 0
@@ -380,7 +390,7 @@ def primary_tick(p: cython.pointer[Primary], now_ns: uint64_t, busy: cython.poin
     while i < p.classes:
         r: cython.pointer[Region] = cython.address(p.region[i])
         mutex_lock(cython.address(r.lock))
-        free: uint64_t = r.top - r.bottom
+        free: uint64_t = region_idle_blocks(r)
         idle: uint64_t = idle_tick(cython.address(r.idle), free) * r.size
         all_idle: cython.bint = idle == free * r.size
         idle -= least(idle, r.purged_pages * p.page_size)  # of what was idle, so much is given back already
