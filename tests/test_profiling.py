@@ -141,7 +141,9 @@ def test_each_source_is_named(child: Any) -> None:
     one.do("taken = freehold.profile(1024).__enter__()")
     one.do("a = [np.ones(1000) for i in range(100)]; o = [[i] * 9 for i in range(10_000)]")
     one.do("p = [pa.allocate_buffer(5000) for i in range(100)]; t = pa.array(range(100_000))")
-    one.do("h = freehold.Heap('mine'); b = [h.block(5000) for i in range(100)]; e = [h.empty(1000) for i in range(100)]")
+    one.do(
+        "h = freehold.Heap('mine'); b = [h.block(5000) for i in range(100)]; e = [h.empty(1000) for i in range(100)]"
+    )
     one.do("profile = taken.take()")
     sources = one.do("answer = {name: amount.live_bytes for name, amount in profile.by_source().items()}")
     heaps = one.do("answer = {name: amount.live_bytes for name, amount in profile.by_heap().items()}")
@@ -441,7 +443,10 @@ def test_run_names_the_file_after_program_and_process(tmp_path: Path) -> None:
 
 
 def test_children_have_files_of_their_own(tmp_path: Path) -> None:
-    program = PROGRAM + "import subprocess\nif len(sys.argv) == 1: subprocess.run([sys.executable, __file__, 'child'], check=True)\n"
+    program = (
+        PROGRAM
+        + "import subprocess\nif len(sys.argv) == 1: subprocess.run([sys.executable, __file__, 'child'], check=True)\n"
+    )
     ran = run(tmp_path, "--profile=out.raw", "--profile-interval=4KiB", program=program)
     assert 0 == ran.returncode, ran.stderr
     files = sorted(path.name for path in tmp_path.glob("out*.raw"))

@@ -1,9 +1,7 @@
 """The Python frames of the calling thread: the same as Python tells, from everywhere that memory is allocated."""
 
-import contextlib
-import contextvars
 import ctypes
-import functools
+import gc
 import itertools
 import json
 import os
@@ -21,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.face import python_frames
+from ways_to_call import WAYS, nest
 
 PROGRAMS = Path(__file__).parent / "programs"
 # Programs run in other folders too: what PYTHONPATH names must be found from there.
@@ -55,243 +54,7 @@ def ended(done):
     return done.returncode, done.stdout, done.stderr
 
 
-# ---- ways to call something: each calls `then` once, with frames of its own kind between ----
-
-
-class Things:
-    def method(self, then):
-        return then()
-
-    @classmethod
-    def of_class(cls, then):
-        return then()
-
-    @staticmethod
-    def static(then):
-        return then()
-
-    @property
-    def read(self):
-        return self.then()
-
-    def __getattr__(self, name):
-        return self.__dict__["got"]()
-
-    def __call__(self, then):
-        return then()
-
-
-class Made:
-    def __init__(self, then):
-        self.answer = then()
-
-
-class Meta(type):
-    def __call__(cls, then):
-        return then()
-
-
-def by_nested(then):
-    kept = [then]
-
-    def inner():
-        def innermost():
-            return kept[0]()
-
-        return innermost()
-
-    return inner()
-
-
-def by_property(then):
-    things = Things()
-    things.then = then
-    return things.read
-
-
-def by_attribute(then):
-    things = Things()
-    things.got = then
-    return things.what_is_not_there
-
-
-def by_class_body(then):
-    class Body:
-        answer = then()
-
-    return Body.answer
-
-
-def by_generator(then):
-    def generate():
-        before = 1
-        yield before
-        yield then()
-
-    return list(generate())[1]
-
-
-def by_yield_from(then):
-    def inner():
-        yield then()
-
-    def outer():
-        yield from inner()
-
-    return next(outer())
-
-
-def run(coroutine):
-    """Run a coroutine that waits for nothing, and return its answer."""
-    with pytest.raises(StopIteration) as stop:
-        coroutine.send(None)
-    return stop.value.value
-
-
-def by_coroutine(then):
-    async def inner():
-        return then()
-
-    async def outer():
-        return await inner()
-
-    return run(outer())
-
-
-def by_async_generator(then):
-    async def generate():
-        yield then()
-
-    async def outer():
-        return [answer async for answer in generate()][0]  # noqa: RUF015 - a list is meant
-
-    return run(outer())
-
-
-def by_exec(then):
-    names = {"then": then}
-    exec(compile("\n\nanswer = then()", "<made here>", "exec"), names)  # noqa: S102 - it is what is tested
-    return names["answer"]
-
-
-def by_finalizer(then):
-    answers = []
-
-    class Ends:
-        def __del__(self):
-            answers.append(then())
-
-    Ends()
-    return answers[0]
-
-
-def by_local_that_ends(then):
-    answers = []
-
-    class Ends:
-        def __del__(self):
-            answers.append(then())
-
-    def hold():
-        local = Ends()  # ends while this frame is taken down
-        return local is not None
-
-    hold()
-    return answers[0]
-
-
-def by_context(then):
-    @contextlib.contextmanager
-    def manage():
-        yield then()
-
-    with manage() as answer:
-        return answer
-
-
-def by_ctypes(then):
-    answers = []
-    call_back = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: answers.append(then()) or 0)
-    call_back()
-    return answers[0]
-
-
-def by_traced(then, watch=sys.settrace, before=sys.gettrace):
-    """Call both from the tracing function, where Python traces nothing, and while it is set."""
-    answers, old = [], before()
-
-    def trace(frame, event, argument):
-        if not answers:
-            answers.append(then())
-        return trace
-
-    watch(trace)
-    try:
-        Things.static(bool)
-        return then() and all(answers)
-    finally:
-        watch(old)
-
-
-def by_monitored(then):
-    monitoring = getattr(sys, "monitoring", None)
-    tool = monitoring and next((i for i in range(6) if monitoring.get_tool(i) is None), None)
-    if tool is None:
-        return then()  # 3.11, or all are taken: others watch already
-    answers = []
-    monitoring.use_tool_id(tool, "test")
-    monitoring.register_callback(tool, monitoring.events.PY_START, lambda *_: answers or answers.append(then()))
-    monitoring.set_events(tool, monitoring.events.PY_START | monitoring.events.LINE)
-    try:
-        Things.static(bool)
-        return then() and all(answers)
-    finally:
-        monitoring.set_events(tool, 0)
-        monitoring.free_tool_id(tool)
-
-
-WAYS = {
-    "function": lambda then: then() and True,
-    "method": Things().method,
-    "class method": Things.of_class,
-    "static method": Things.static,
-    "property": by_property,
-    "attribute": by_attribute,
-    "callable": Things(),
-    "construction": lambda then: Made(then).answer,
-    "metaclass": Meta("Of", (), {}),
-    "nested": by_nested,
-    "class body": by_class_body,
-    "comprehension": lambda then: [then() for _ in range(1)][0],  # noqa: RUF015 - a list is meant
-    "dict comprehension": lambda then: {i: then() for i in range(1)}[0],
-    "generator expression": lambda then: next(then() for _ in range(1)),
-    "generator": by_generator,
-    "yield from": by_yield_from,
-    "coroutine": by_coroutine,
-    "async generator": by_async_generator,
-    "exec": by_exec,
-    "eval": lambda then: eval("(lambda: then())()", {"then": then}),  # noqa: S307 - it is what is tested
-    "sorted": lambda then: len(sorted([1], key=lambda _: then())) == 1,
-    "map": lambda then: next(map(lambda _: then(), [1])),  # noqa: C417 - it is what is tested
-    "filter": lambda then: next(filter(lambda _: then(), [1])) == 1,
-    "partial": lambda then: functools.partial(Things().method, then)(),
-    "reduce": lambda then: functools.reduce(lambda _, x: then(), [1, 2]),
-    "context": by_context,
-    "context run": lambda then: contextvars.copy_context().run(then),
-    "finalizer": by_finalizer,
-    "local that ends": by_local_that_ends,
-    "ctypes": by_ctypes,
-    "traced": by_traced,
-    "profiled": functools.partial(by_traced, watch=sys.setprofile, before=sys.getprofile),
-    "monitored": by_monitored,
-}
-
-
-def nest(ways, then):
-    """Call `then` through each of the ways, the first one outermost."""
-    if not ways:
-        return then()
-    return WAYS[ways[0]](lambda: nest(ways[1:], then))
+# ---- what is told ----
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -314,6 +77,33 @@ def test_what_watches_a_program_has_frames(way):
 
     assert nest([way], lambda: looked.append(look()) or True) is True
     assert [True] * (1 if way == "monitored" and sys.version_info < (3, 12) else 2) == looked
+
+
+def test_frames_that_have_not_begun_are_not_told():
+    """3.11 collects garbage in any allocation, also in those of a function's cells, before it begins."""
+    looked = []
+
+    def with_cells(a):
+        def generate(b):
+            yield lambda: (a, b)
+
+        return list(generate(a))
+
+    def collected(phase, facts):
+        looked.append(look())
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        for n in range(50):
+            with_cells(n)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collected)
+
+    assert looked
+    assert all(looked)
 
 
 def test_module_level_is_told():
@@ -615,7 +405,7 @@ def walker(compile_walker):
         f"held, released = ctypes.PyDLL({str(library)!r}), ctypes.CDLL({str(library)!r})\n"
         "python_frames.install_hooks()\n"
         "held.walker_begin(*map(ctypes.c_void_p, python_frames.hooks()))\n"
-        "released.walker_spin.restype = released.walker_walks.restype = ctypes.c_long\n"
+        "released.walker_spin.restype = released.walker_walks.restype = released.walker_shown.restype = ctypes.c_long\n"
         "held.walker_allocations.restype = released.walker_lives.restype = ctypes.c_long\n"
         "def dig(n, then): return then() if n <= 1 else dig(n - 1, then)\n"
     )
@@ -655,25 +445,26 @@ def test_threads_that_are_born_and_die_while_walking(walker):
     assert (0, "0 True True\n", "") == ended(python("-c", code))
 
 
-def test_the_interpreter_ends_under_threads_that_walk(walker):
-    """Daemon threads without the GIL walk for ever; Python frees their states and frames, and nothing happens."""
-    code = walker + (
-        "for n in range(4): threading.Thread(target=dig, args=(n * 20, released.walker_spin_for_ever), daemon=True).start()\n"
-        "while released.walker_walks() < 1000: pass\n"
-    )
-    for _ in range(4):
-        assert (0, "", "") == ended(python("-c", code))
+ENDS = """
+class Ends:
+    def __del__(self, shown=held.walker_shown, walks=held.walker_walks, sleep=__import__("time").sleep, say=sys.stdout.write):
+        before, then = shown(), walks()
+        sleep(0.05)
+        say(f"{before > 0} {shown() - before} {walks() > then}\\n")
+sys.kept = Ends()
+for n in range(3): threading.Thread(target=dig, args=(n * 20, released.walker_spin_for_ever), daemon=True).start()
+while released.walker_shown() < 1000: pass
+"""
 
 
-def test_the_interpreter_ends_under_threads_when_exit_is_not_told(walker):
-    """The same where a program has dropped what is to be done at exit: then the interpreter's own word is looked at."""
-    code = walker + (
-        "import atexit; atexit._clear()\n"
-        "for n in range(2): threading.Thread(target=dig, args=(n * 20, released.walker_spin_for_ever), daemon=True).start()\n"
-        "while released.walker_walks() < 1000: pass\n"
-    )
+@pytest.mark.parametrize("at_exit", ["", "import atexit; atexit._clear()\n"])
+def test_the_interpreter_ends_under_threads_that_walk(walker, at_exit):
+    """Daemon threads without the GIL walk for ever. Once Python has freed their states and frames, they are told none.
 
-    assert (0, "", "") == ended(python("-c", code))
+    Also where a program has dropped what is to be done at exit: then the interpreter's own word is looked at.
+    """
+    for _ in range(3):
+        assert (0, "True 0 True\n", "") == ended(python("-c", walker + at_exit + ENDS))
 
 
 @pytest.mark.parametrize("lives", [1, 3])

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from freehold.heap_stats import HeapStats
     from freehold.install import Installation, install, uninstall
     from freehold.logs import start_logging, stop_logging
+    from freehold.profilers import ProfilerRecord, ProfilerRecords, profiler, profiler_records
     from freehold.profiles import Profile
     from freehold.profiling import Profiling, profile
-    from freehold.profilers import ProfilerRecord, ProfilerRecords, profiler, profiler_records
     from freehold.snapshots import Change, Snapshot, snapshot
     from freehold.stats import Stats, purge, statistics, stats
 

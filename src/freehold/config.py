@@ -185,9 +185,16 @@ OPTIONS = {
         ),
         Option("publish", "yes", _parse_switch, "whether `freehold top` may look into this process"),
         Option("log", "no", _parse_switch, "whether Python's logging is told what an operator must know"),
-        Option("profile", "no", _parse_path, "whether a heap profile is taken, and written when the program ends: yes, or FILE"),
+        Option(
+            "profile",
+            "no",
+            _parse_path,
+            "whether a heap profile is taken, and written when the program ends: yes, or FILE",
+        ),
         Option("profile_interval", "512KiB", parse_size, "bytes between two samples of it, in the mean"),
-        Option("growth", "0", parse_size, "a dump of the profile whenever so many bytes more are live than ever; 0: none"),
+        Option(
+            "growth", "0", parse_size, "a dump of the profile whenever so many bytes more are live than ever; 0: none"
+        ),
         Option("report", "no", _parse_switch, "whether `freehold run` ends with a report on stderr"),
     )
 }

@@ -74,7 +74,9 @@ def _name_frames() -> None:
     """Have a heap profile, should anybody ask for one, say which lines blocks come from."""
     from freehold.face import python_frames
 
-    with contextlib.suppress(RuntimeError):  # only the main interpreter can
+    with contextlib.suppress(
+        RuntimeError, ImportError
+    ):  # only the main interpreter can, of a Python whose frames are known
         python_frames.install_hooks()
 
 

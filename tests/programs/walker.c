@@ -14,9 +14,11 @@ enum { MOST = 128 };
 static walk_hook walk;
 static name_hook name;
 static atomic_long walks;
+static atomic_long shown;                               /* walks that told a frame, of threads that walk for ever */
 
 void walker_begin(walk_hook w, name_hook n) { walk = w; name = n; }
 long walker_walks(void) { return walks; }
+long walker_shown(void) { return shown; }
 
 static double now(void) {
     struct timespec t;
@@ -46,7 +48,7 @@ long walker_spin(double seconds, int depth) {
 }
 
 /* The same for ever, whatever it tells: for threads that are there when the interpreter ends. */
-void walker_spin_for_ever(void) { for (;;) look(); }
+void walker_spin_for_ever(void) { for (;;) shown += look() != 0; }
 
 /* Nanoseconds of a walk, the least of some rounds. */
 double walker_time(int rounds, int times) {

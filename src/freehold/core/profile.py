@@ -151,7 +151,12 @@ def profile_grew() -> cython.void:
     path = cython.declare(cython.char[PROFILE_PATH])
     mutex_lock(cython.address(the_profile_lock))
     snprintf(
-        path, cython.sizeof(path), b"%s.%d.%lu.raw", cython.cast(cython.p_char, the_growth_prefix), getpid(), the_growth_number
+        path,
+        cython.sizeof(path),
+        b"%s.%d.%lu.raw",
+        cython.cast(cython.p_char, the_growth_prefix),
+        getpid(),
+        the_growth_number,
     )
     the_growth_number += 1
     mutex_unlock(cython.address(the_profile_lock))
@@ -179,7 +184,9 @@ def profile_write(fd: cython.int, reason: uint32_t) -> cython.int:
     return error
 
 
-def profile_write_tables(sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], reason: uint32_t) -> cython.void:
+def profile_write_tables(
+    sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], reason: uint32_t
+) -> cython.void:
     """What a count admits was written before it: stacks are counted first, then what they are made of."""
     stacks: uint64_t = load64_acquire(cython.address(t.stacks))
     entries: uint64_t = load64_acquire(cython.address(t.entries))
@@ -218,7 +225,9 @@ def profile_write_tables(sink: cython.pointer[ProfileSink], t: cython.pointer[Sa
         sink.error = profile_write_all(sink.fd, t.characters, text)
 
 
-def profile_write_frames(sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], frames: uint64_t) -> cython.void:
+def profile_write_frames(
+    sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], frames: uint64_t
+) -> cython.void:
     i: uint64_t = 0
     while i < frames:
         f: cython.pointer[Frame] = cython.address(t.frame[i])
@@ -231,7 +240,9 @@ def profile_write_frames(sink: cython.pointer[ProfileSink], t: cython.pointer[Sa
         i += 1
 
 
-def profile_write_stacks(sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], stacks: uint64_t) -> cython.void:
+def profile_write_stacks(
+    sink: cython.pointer[ProfileSink], t: cython.pointer[Samples], stacks: uint64_t
+) -> cython.void:
     i: uint64_t = 0
     while i < stacks:
         s: cython.pointer[Stack] = cython.address(t.stack[i])

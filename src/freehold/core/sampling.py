@@ -164,9 +164,7 @@ def sampling_record(address: uint64_t, bytes: uint64_t, heap: uint64_t) -> cytho
     if t != cython.NULL:
         p: cython.double = chance_of(bytes, t.interval)
         stack: uint64_t = sampling_stack(raw, depth, heap, sampling_here().source)
-        grew = sampling_add(
-            address, cython.cast(uint64_t, bytes / p), cython.cast(uint64_t, COUNT_ONE / p), stack
-        )
+        grew = sampling_add(address, cython.cast(uint64_t, bytes / p), cython.cast(uint64_t, COUNT_ONE / p), stack)
     mutex_unlock(cython.address(the_samples_lock))
     sampling_go_inside(0)
     return grew
