@@ -102,13 +102,15 @@ class Looking(Screen[None]):
 
     def on_mount(self) -> None:
         """Look now, and then every so often."""
-        self.set_interval(self.every_s, self._look_soon)
-        self._look_soon()
+        # The function, not its coroutine: once the app ends, nobody would await that.
+        _: Worker[None] = self.run_worker(self._look_on)  # said, since a coroutine could be a result too
 
-    def _look_soon(self) -> None:
-        if not self._busy.locked() and self.app.screen is self:
-            # The function, not its coroutine: once the app ends, nobody would await that.
-            _: Worker[None] = self.run_worker(self.look)  # said, since a coroutine could be a result too
+    async def _look_on(self) -> None:
+        """Look for ever: the worker ends with the screen. A worker for each look takes longer than the look."""
+        while True:
+            if not self._busy.locked() and self.is_current and self.app.screen is self:
+                await self.look()
+            await asyncio.sleep(self.every_s)
 
     async def look(self) -> None:
         """Ask, in a thread, and show what there is."""
