@@ -20,7 +20,6 @@ from benchmarks.__main__ import names  # noqa: E402
 from benchmarks.bench_waiting import instant_wait_ns  # noqa: E402
 from benchmarks.measure import interval, turned  # noqa: E402
 from benchmarks.report import Cell, Row  # noqa: E402
-
 from freehold.view.sources import PARTS  # noqa: E402
 
 
