@@ -25,7 +25,8 @@ LIMITS   := F16 or rlimit or S1_the_reservation_is_halved or S3_addresses_given_
 RESIDENT := F54 or H8_two_seconds_later or H11_what_grows or V1_reserve_gives_exactly or H2_forced_closing_gives \
 	or H3_the_limit_is_on_what or H3_a_hundred_thousand_refusals
 ASANS    := storm_over_all_layers or storm_of_c_threads or secure_heap_ends_the_process
-OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_unicode test_fork1 test_interpreters
+OF_CPYTHON ?= test_json test_dict test_list test_threading test_gc test_capi test_bytes test_fork1 test_interpreters $(OF_STRINGS)
+OF_STRINGS  = $(shell $(BIN)/python -c 'import sys; print("test_str" if sys.version_info >= (3, 13) else "test_unicode")')
 # What their wheels carry. Left out: what needs files that are in no wheel, a network, or the default memory pool by its name.
 OF_PANDAS ?= frame.test_constructors groupby.test_groupby reshape.merge.test_merge strings.test_strings copy_view.test_methods
 OF_PYARROW ?= test_array test_table test_pandas test_ipc test_io test_compute
