@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import re
@@ -330,7 +331,7 @@ def test_growth_writes_a_dump_at_each_step_from_inside_the_allocation(run_progra
     assert 6 <= len(dumps) <= 11
     profiles = [Profile.read(path) for path in dumps]
     lives = [sum(stack.live_bytes for stack in profile.stacks) for profile in profiles]
-    assert all(b - a > 9 * MIB for a, b in zip(lives, lives[1:], strict=False)), lives
+    assert all(b - a > 9 * MIB for a, b in itertools.pairwise(lives)), lives
     assert all("high-water" in profile.reason or "peak" in profile.reason for profile in profiles)
 
 

@@ -121,7 +121,7 @@ def _parse_objects(name: str, value: object) -> str:
         raise ValueError(f"{name}={value!r} is not known: expected True, False (yes, no) or 'arena'") from None
 
 
-def _parse_path(name: str, value: object) -> str:
+def _parse_file(_: str, value: object) -> str:
     """Return the file that is meant: an empty text, none; ``yes``, one that is named after the program."""
     text = str(value)
     return "" if text.lower() in _NO else "yes" if text.lower() in _YES else text
@@ -188,7 +188,7 @@ OPTIONS = {
         Option(
             "profile",
             "no",
-            _parse_path,
+            _parse_file,
             "whether a heap profile is taken, and written when the program ends: yes, or FILE",
         ),
         Option("profile_interval", "512KiB", parse_size, "bytes between two samples of it, in the mean"),

@@ -72,25 +72,11 @@ def open_heap() -> None:
 
 def _name_frames() -> None:
     """Have a heap profile, should anybody ask for one, say which lines blocks come from."""
-    from freehold.face import python_frames
+    # Only the main interpreter can, of a Python whose frames are known.
+    with contextlib.suppress(RuntimeError, ImportError):
+        from freehold.face import python_frames
 
-    with contextlib.suppress(
-        RuntimeError, ImportError
-    ):  # only the main interpreter can, of a Python whose frames are known
         python_frames.install_hooks()
-
-
-def is_open() -> bool:
-    """Return whether the heap is open; what asks does not open it."""
-    return _is_open or is_preloaded()
-
-
-def setting(name: str) -> Any:
-    """Return what an option of the open heap was set to."""
-    if _chosen is None:
-        open_heap()
-    assert _chosen is not None
-    return _chosen[name].value
 
 
 def is_preloaded() -> bool:

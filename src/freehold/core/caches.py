@@ -8,12 +8,12 @@ thread's table of seats, any other primary's by search.
 Claiming. Blocks in the cache of a thread that sleeps must not stay for ever, and a hit must not take a lock. So the
 owner brackets each use: it points its thread-local pointer at `nobody`, and puts the pointer back when done. On the
 slow path it looks in between whether it is ``claimed``. A hit does not: it compares its bin's word with `until`, or
-its count with the ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a memory barrier on all
-threads (membarrier), and looks at the owner's pointer: if it is there, the owner is on no slow path, and will wait
-before the next. Then the claimer shuts all bins, which fails every hit that begins later, imposes a second barrier, and
-looks again: if the pointer is there, no hit is in progress either. Whenever it is away, the claimer gives up. Only the
-owner opens a bin, where it next takes the slow path. It pays two plain stores; the claimer pays for the barriers, once
-a tick.
+its count with the ceiling, as it would if nobody ever claimed. Whoever wants the cache sets ``claimed``, imposes a
+memory barrier on all threads (membarrier), and looks at the owner's pointer: if it is there, the owner is on no slow
+path, and will wait before the next. Then the claimer shuts all bins, which fails every hit that begins later, imposes a
+second barrier, and looks again: if the pointer is there, no hit is in progress either. Whenever it is away, the claimer
+gives up. Only the owner opens a bin, where it next takes the slow path. It pays two plain stores; the claimer pays for
+the barriers, once a tick.
 A signal handler that allocates while its thread is inside finds the pointer at `nobody`, and is served from the regions
 by try-locks alone. Where membarrier is missing, caches are never claimed: at most ``cache_bytes`` a sleeping thread
 stay resident.
@@ -372,7 +372,7 @@ def cache_shut(c: cython.pointer[Cache]) -> cython.void:
 
 
 def cache_shut_all() -> cython.void:
-    """Send every thread to the slow path, whichever bin it allocates from next: what it counts up to is drawn anew there."""
+    """Send every thread to the slow path, whichever bin it allocates from next: what is sampled is drawn anew there."""
     mutex_lock(cython.address(the_caches_lock))
     p: cython.pointer[Primary] = the_primaries
     while p != cython.NULL:

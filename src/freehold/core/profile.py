@@ -2,7 +2,7 @@
 
 Thread-safety: any thread, any time. One lock: while it is held no profile begins or ends, so what has been recorded
 stays; recording goes on meanwhile.
-Invariant: a dump is consistent as far as each of its stacks is: their sums are read one by one while blocks come and go.
+Invariant: a dump is as consistent as each of its stacks: their sums are read one by one while blocks come and go.
 Does not allocate, take the GIL, or wait for a thread that does: a dump may be written in the midst of an allocation,
 which is where a new high-water mark is seen.
 Follows: jemalloc's growth dumps; Go's heap profile; sysfs, whose readers stop nobody.
