@@ -79,6 +79,19 @@ def _name_frames() -> None:
         python_frames.install_hooks()
 
 
+def is_open() -> bool:
+    """Return whether the heap is open; what asks does not open it."""
+    return _is_open or is_preloaded()
+
+
+def setting(name: str) -> Any:
+    """Return what an option of the open heap was set to."""
+    if _chosen is None:
+        open_heap()
+    assert _chosen is not None
+    return _chosen[name].value
+
+
 def is_preloaded() -> bool:
     """Return whether this process's malloc is the heap: then the library opened it before Python began."""
     if "libfreehold.so" not in os.environ.get("LD_PRELOAD", ""):
