@@ -122,6 +122,9 @@ def test_defaults():
         "on_error": "abort",
         "publish": True,
         "log": False,
+        "profile": "",
+        "profile_interval": 512 << 10,
+        "growth": 0,
         "report": False,
     } == values()
 

@@ -230,7 +230,7 @@ def test_digits_are_a_process(
     content = dump(profile(list(small().stacks), {0: "default", 1: "model"}, dropped=3))
     asked = []
 
-    def ask(pid: int) -> bytes:
+    def ask(pid: int, seconds: float) -> bytes:
         asked.append(pid)
         if pid == 1:
             raise NotPublished("process 1 is not yours to look into")

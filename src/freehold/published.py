@@ -225,7 +225,7 @@ def ask_profile(pid: int, seconds: float = 10.0) -> bytes:
     with find(pid) as page:
         content = page.profile(seconds)
     if content is None:
-        raise NotPublished(f"process {pid} does not answer")
+        raise NotPublished(f"process {pid} has ended, or does not answer")
     if not content:
         raise NotPublished(f"process {pid} takes no profile")
     return content

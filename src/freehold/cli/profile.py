@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help=f"write it there; the ending tells how: {endings()}")
     parser.add_argument("--format", choices=formats, help="how, whatever the name; without -o: to stdout")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="how long a process that takes no profile yet is to take one first; 0: not at all; default: 10",
+    )
     parser.add_argument("--total", action="store_true", help="all that was allocated, freed or not, not what is live")
     parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="lines of the table; default: 20")
     parser.add_argument("--json", action="store_true", help="the table as one JSON object")
@@ -41,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         how = _checked(args)
         if args.diff is None:
-            content, profile = _read(args.source)
+            content, profile = _read(args.source, args.seconds)
         else:
-            (_, before), (_, after) = map(_read, args.diff)
+            (_, before), (_, after) = (_read(source, args.seconds) for source in args.diff)
             content, profile = b"", after.minus(before)
         if how is None:
             return _show(profile, args)
@@ -58,6 +65,8 @@ def _checked(args: argparse.Namespace) -> str | None:
     """Return the format to write, None for the table; refuse what can not be meant."""
     if (args.source is None) == (args.diff is None):
         raise _CanNot(2, "expected a PID or a FILE, or --diff BEFORE AFTER")
+    if not 0 <= args.seconds <= 86_400:
+        raise _CanNot(2, f"--seconds {args.seconds:g}: expected how long, 0 to 86400")
     if args.lines < 0:
         raise _CanNot(2, f"-n {args.lines}: expected how many lines, 0 or more")
     how: str | None = args.format
@@ -77,13 +86,15 @@ def _checked(args: argparse.Namespace) -> str | None:
     return how
 
 
-def _read(source: str) -> tuple[bytes, Profile]:
+def _read(source: str, seconds: float) -> tuple[bytes, Profile]:
     """Return the dump that *source* names, as it is and as it reads: digits are a process."""
     try:
         if source.isascii() and source.isdigit():
             from freehold.published import ask_profile
 
-            content = ask_profile(int(source))
+            if sys.stderr.isatty():
+                print(f"process {source} is asked; this may take {seconds:g} s", file=sys.stderr)
+            content = ask_profile(int(source), seconds)
         else:
             content = Profile.content(source)
         return content, Profile.read(content)
