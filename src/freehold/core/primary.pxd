@@ -23,8 +23,8 @@ cdef enum:
     STATES_SHIFT = 1088             # states of the first class begin so far into their range: see region_open
     STATES_APART = 320              # … and of each other class so much farther, inside a page
     SHUFFLED_BLOCKS = 64            # made and shuffled at once, at least
-    SORT_LEAVES = 4096              # newest entries of a free array that sorting leaves alone
-    SETTLE_SLICE = 65536            # entries moved under the lock at once after it, at most
+    SORT_LEAVES = 4096              # newest entries of a free array that go on being used while it is sorted
+    SETTLE_SLICE = 8192             # entries moved under the lock at once after it, at most
     UNPARK_LOOKS = 0x40000          # states looked at for parked blocks before new ones are made
     FORGET_LEAST = 16384            # blocks: fewer are not worth it
 

@@ -21,10 +21,14 @@ cdef struct Sorting:                # one pass over a region's free array; the s
     uint64_t aside                  # entries below this are the sorter's
     uint64_t at                     # … and below this, sorted
     uint64_t parked                 # … and so many are to be entries no more
-    uint64_t cut                    # a block from here on was free, and is in no array
+    uint64_t kept                   # all numbers that stay in the array are below this
+    uint64_t *present               # one bit a block: it is in the array; NULL where the OS refused the memory
+    uint64_t cut                    # all blocks from here on were free when the array was sorted; NOWHERE: not to be forgotten
 cdef void region_sort(Primary *p, Region *r) noexcept nogil
-cdef void region_sort_aside(Primary *p, Region *r, Sorting *s, uint64_t *present) noexcept nogil
-cdef void region_emit(Primary *p, Region *r, Sorting *s, uint64_t *present) noexcept nogil
+cdef void region_sort_aside(Primary *p, Region *r, Sorting *s) noexcept nogil
+cdef void region_emit(Primary *p, Region *r, Sorting *s) noexcept nogil
+cdef bint sorting_saw(Sorting *s, uint64_t number) noexcept nogil
+cdef void region_keep(Primary *p, Region *r, Sorting *s, uint64_t number) noexcept nogil
 cdef bint region_may_park(Primary *p, Region *r, uint64_t number) noexcept nogil
 cdef bint region_settle(Primary *p, Region *r, Sorting *s) noexcept nogil
 cdef void region_forget(Primary *p, Region *r, uint64_t cut) noexcept nogil

@@ -45,6 +45,7 @@ from cython.cimports.freehold.core.primary import (
     region_books,
     region_collect_deferred,
     region_idle_blocks,
+    region_unlock,
     states_next,
 )
 from cython.cimports.freehold.core.release import Sorting
@@ -211,45 +212,46 @@ def region_sort(p: cython.pointer[Primary], r: cython.pointer[Region]) -> cython
         return
     s.at = s.aside
     s.parked = 0
+    s.kept = 0
     s.cut = NOWHERE
     room: uint64_t = round_up((s.made + 63) // 64 * 8, MAP_STEP)
     present: uint64_t = 0
-    if vm_map(room, cython.address(present)) == 0:
-        region_sort_aside(p, r, cython.address(s), cython.cast(cython.pointer[uint64_t], present))
+    mapped: cython.bint = vm_map(room, cython.address(present)) == 0
+    s.present = cython.cast(cython.pointer[uint64_t], present) if mapped else cython.NULL
+    if mapped:
+        region_sort_aside(p, r, cython.address(s))
+    owed: cython.bint = region_settle(p, r, cython.address(s))
+    if mapped:
         vm_unmap_metadata(present, room)
-    if region_settle(p, r, cython.address(s)):
+    if owed:
         region_purge_books(p, r)
 
 
-def region_sort_aside(
-    p: cython.pointer[Primary],
-    r: cython.pointer[Region],
-    s: cython.pointer[Sorting],
-    present: cython.pointer[uint64_t],
-) -> cython.void:
+def sorting_saw(s: cython.pointer[Sorting], number: uint64_t) -> cython.bint:
+    """Whether a number was seen before: it is in the array twice, see region_unlock. It has been now."""
+    if s.present == cython.NULL or number >= s.made:
+        return False
+    seen: cython.bint = bits_get(s.present, number)
+    bits_set(s.present, number, 1)
+    return seen
+
+
+def region_sort_aside(p: cython.pointer[Primary], r: cython.pointer[Region], s: cython.pointer[Sorting]) -> cython.void:
     i: uint64_t = 0
     raced: uint64_t = 0
     while i < s.aside:
-        if cython.unlikely(bits_get(present, r.free[i])):  # see region_unlock
+        if cython.unlikely(sorting_saw(s, r.free[i])):
             fault_bad_free(FREE_DOUBLE, r.base + r.free[i] * r.size, r.size)
             raced += 1
-        bits_set(present, r.free[i], 1)
         i += 1
     s.at = 0
-    region_emit(p, r, s, present)
+    region_emit(p, r, s)
     should(s.at + s.parked + raced == s.aside, b"sorting keeps every free block")
-    if p.config.forgets:  # the highest block that is not free, or not parked
+    if p.config.forgets:
         s.cut = states_next(r, s.made, 0, False)
-        if s.at > 0:
-            s.cut = most(s.cut, cython.cast(uint64_t, r.free[0]) + 1)
 
 
-def region_emit(
-    p: cython.pointer[Primary],
-    r: cython.pointer[Region],
-    s: cython.pointer[Sorting],
-    present: cython.pointer[uint64_t],
-) -> cython.void:
+def region_emit(p: cython.pointer[Primary], r: cython.pointer[Region], s: cython.pointer[Sorting]) -> cython.void:
     """Write the numbers that are present to the array, descending; but park those of blocks on purged pages.
 
     Which pages are purged is read under the lock, for 4,096 blocks at a time.
@@ -260,18 +262,26 @@ def region_emit(
         mutex_lock(cython.address(r.lock))
         while word > until:
             word -= 1
-            left: uint64_t = present[word]
+            left: uint64_t = s.present[word]
             while left:
                 top_bit: cython.int = 63 - clz(left)
                 left ^= cython.cast(uint64_t, 1) << top_bit
                 number: uint64_t = word * 64 + top_bit
-                if region_may_park(p, r, number):
-                    s.parked += 1
-                    r.cursor = least(r.cursor, number)
-                else:
-                    r.free[s.at] = cython.cast(uint32_t, number)
-                    s.at += 1
+                region_keep(p, r, s, number)
         mutex_unlock(cython.address(r.lock))
+
+
+def region_keep(
+    p: cython.pointer[Primary], r: cython.pointer[Region], s: cython.pointer[Sorting], number: uint64_t
+) -> cython.void:
+    """Write a number to the array, or park its block. Under the lock."""
+    if region_may_park(p, r, number):
+        s.parked += 1
+        r.cursor = least(r.cursor, number)
+    else:
+        r.free[s.at] = cython.cast(uint32_t, number)
+        s.at += 1
+        s.kept = most(s.kept, number + 1)
 
 
 def region_may_park(p: cython.pointer[Primary], r: cython.pointer[Region], number: uint64_t) -> cython.bint:
@@ -283,19 +293,21 @@ def region_may_park(p: cython.pointer[Primary], r: cython.pointer[Region], numbe
 
 
 def region_settle(p: cython.pointer[Primary], r: cython.pointer[Region], s: cython.pointer[Sorting]) -> cython.bint:
-    """The entries from ``at`` to ``aside`` are none any more: those above move down, a slice at a time, to the last.
+    """The entries from ``at`` to ``aside`` are none any more: those above move down, or are parked, a slice at a time.
 
-    Then all are free to use. True if some of the books are owed to the budget.
+    After the last all are free to use. True if some of the books are owed to the budget.
     """
     settled: cython.bint = False
     owed: cython.bint = False
     while not settled:
         mutex_lock(cython.address(r.lock))
         i: uint64_t = least(r.top - s.aside, SETTLE_SLICE)
-        while i > 0:
-            r.free[s.at] = r.free[s.aside]
-            s.cut = most(s.cut, cython.cast(uint64_t, r.free[s.at]) + 1)
-            s.at += 1
+        while i > 0 and r.raced == 0:
+            number: uint64_t = r.free[s.aside]
+            if cython.unlikely(sorting_saw(s, number)):
+                r.raced = number + 1
+            else:
+                region_keep(p, r, s, number)
             s.aside += 1
             i -= 1
         settled = s.aside == r.top
@@ -303,9 +315,9 @@ def region_settle(p: cython.pointer[Primary], r: cython.pointer[Region], s: cyth
         if settled:
             r.top = s.at
             r.parked += s.parked
-            region_forget(p, r, s.cut)
+            region_forget(p, r, most(s.cut, s.kept))
             owed = region_owe(p, r)
-        mutex_unlock(cython.address(r.lock))
+        region_unlock(r)
     return owed
 
 
