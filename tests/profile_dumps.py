@@ -25,6 +25,7 @@ def dump(profile: Profile) -> bytes:
     text, frames, lists, stacks, heaps = bytearray(), [], [], [], b""
     for stack in profile.stacks:
         figures = [stack.live_count, stack.live_bytes, stack.total_count, stack.total_bytes]
+        figures += [stack.peak_count, stack.peak_bytes]
         stacks += [*figures, stack.heap, SOURCES.index(stack.source), len(stack.frames), len(lists)]
         for frame in stack.frames:
             lists.append(len(frames) // 4)

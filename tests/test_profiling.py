@@ -106,6 +106,20 @@ def test_an_interval_of_a_byte_tells_every_block() -> None:
     assert (sum(map(heap_size, kept)), len(kept)) == (live_bytes, live_count)
 
 
+def test_the_peak_is_told_also_when_all_of_it_is_gone() -> None:
+    """What each line had live when most was: the one that had dropped its own by then had nothing."""
+    with freehold.profile(16 * KIB) as taken:
+        early = [np.empty(10_000, np.uint8) for _ in range(1000)]
+        del early
+        most = [np.empty(50_000, np.uint8) for _ in range(1000)]
+        truth = 1000 * heap_size(most[0])
+        del most
+        late = [np.empty(10_000, np.uint8) for _ in range(1000)]
+        peak = sums(of_this_file(taken.take().at_peak()))
+    assert math.isclose(truth, peak[0], rel_tol=0.15) and math.isclose(1000, peak[1], rel_tol=0.15)
+    assert 1000 == len(late) and peak[2] > 1.2 * truth
+
+
 def test_a_resized_block_counts_with_its_new_size() -> None:
     with freehold.Heap("resizing") as heap, freehold.profile(1) as taken:
         for first, second in ((1000, 1100), (300_000, 900_000), (900_000, 300_000), (10 * MIB, 40 * MIB)):

@@ -68,6 +68,25 @@ def test_memory_over_time_is_that_of_the_program(tmp_path: Path) -> None:
     assert figures["wall_seconds"] == pytest.approx(line["seconds"][-1], abs=0.01)
 
 
+def test_who_asked_for_the_memory_is_told_by_source_and_by_line(tmp_path: Path) -> None:
+    """What was live when most was, also if it is gone by the end; in the text too, and nothing of a default run."""
+    program = tmp_path / "job.py"
+    program.write_text(
+        "import numpy as np\ndef make():\n    return [np.ones(1_000_000) for _ in range(20)]\n"
+        "def words():\n    return {str(i): [i] for i in range(400_000)}\nkept = words()\nmake()\ndel kept\n"
+    )
+    done, figures = reported(tmp_path, "--objects=yes", "--compare", "--report", str(program))
+    told = figures["profile"]
+    made = next(line for line in told["lines"] if line["file"] == str(program) and line["line"] == 3)
+
+    assert 0 == done.returncode, done.stderr
+    assert 140e6 < told["sources"]["numpy"]["peak_bytes"] < 180e6
+    assert 20e6 < told["sources"]["obj"]["peak_bytes"] + told["sources"]["mem"]["peak_bytes"] < 120e6
+    assert "profile" not in figures["compared"]["default"]
+    assert re.search(r"at the peak: NumPy arrays +1[45]\d\.\d MiB", done.stderr), done.stderr
+    assert "ones (" in done.stderr or made["peak_bytes"] > 0
+
+
 def test_where_the_memory_was_adds_up(tmp_path: Path) -> None:
     """At the peak and at the end the parts are what is resident; the heap's are what its figures say."""
     _, figures = reported(tmp_path, "-c", GROWS.replace("1.6", "0.1"))

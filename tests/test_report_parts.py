@@ -216,7 +216,7 @@ def test_a_process_that_never_speaks_is_recorded_to_its_end() -> None:
     assert 50_000_000 < max(figures["timeline"]["resident"]) <= figures["peak_resident_bytes"]
     assert 50_000_000 < figures["memory"]["at_peak"]["other"] < 60_000_000
     assert figures["memory"]["at_end"] is None
-    assert {"given_back_bytes": 0, "heap": None, "not_taken": {}} == one.heap()
+    assert {"given_back_bytes": 0, "heap": None, "not_taken": {}, "profile": None} == one.heap()
 
 
 def test_who_is_not_the_program_is_not_believed() -> None:

@@ -13,9 +13,10 @@ from freehold import config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["choose", "is_open", "is_preloaded", "open_heap", "setting"]
+__all__ = ["choose", "is_open", "is_preloaded", "open_heap", "setting", "when_open"]
 
 OF_THE_HEAP = ("decay", "huge_pages", "on_error", "publish")
 # Where one of these is set, somebody has decided how glibc keeps what is free; it stays so.
@@ -23,6 +24,7 @@ SAYS_HOW_LIBC_KEEPS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIB
 
 _chosen: dict[str, config.Setting] | None = None
 _is_open = False
+_waiting: list[Callable[[], None]] = []  # to be called when it is
 
 
 def choose(settings: dict[str, config.Setting]) -> None:
@@ -54,7 +56,7 @@ def open_heap() -> None:
         return
     if is_preloaded():
         _chosen, _is_open = _at_start(), True
-        _name_frames()
+        _opened()
         return
     from freehold.face import process_heap
 
@@ -67,16 +69,26 @@ def open_heap() -> None:
     if not any(name in os.environ for name in SAYS_HOW_LIBC_KEEPS):
         process_heap.have_libc_give_back(1 << 20)
     _is_open = True
-    _name_frames()
+    _opened()
 
 
-def _name_frames() -> None:
-    """Have a heap profile, should anybody ask for one, say which lines blocks come from."""
+def when_open(begin: Callable[[], None]) -> None:
+    """Call *begin* when the heap is opened; at once, if it is open."""
+    if _is_open:
+        begin()
+    else:
+        _waiting.append(begin)
+
+
+def _opened() -> None:
+    """Have a heap profile, should anybody ask for one, say which lines blocks come from; call who waits."""
     # Only the main interpreter can, of a Python whose frames are known.
     with contextlib.suppress(RuntimeError, ImportError):
         from freehold.face import python_frames
 
         python_frames.install_hooks()
+    while _waiting:
+        _waiting.pop()()
 
 
 def is_open() -> bool:

@@ -22,7 +22,7 @@ __all__ = ["REASONS", "SOURCES", "Amount", "BadProfile", "Frame", "Stack", "cont
 
 MAGIC, VERSION = b"fhprofil", 1
 HEAD = struct.Struct("<8s23Q")
-FRAME, STACK, HEAP = struct.Struct("<4Q"), struct.Struct("<8Q"), struct.Struct("<Q40s")
+FRAME, STACK, HEAP = struct.Struct("<4Q"), struct.Struct("<10Q"), struct.Struct("<Q40s")
 MOST_FILE, MOST_FUNCTION = 512, 256  # bytes of text; what was longer has been cut
 SOURCES = ("other", "numpy", "raw", "mem", "obj", "arrow", "malloc", "block")
 REASONS = ("asked", "peak", "exit")
@@ -66,7 +66,8 @@ class Amount:
 class Stack:
     """A stack that allocated, and how much. *frames* has the innermost first; it is empty where no Python ran.
 
-    *heap* is a key of the profile's `heaps`, *source* one of `SOURCES`: who asked for the memory.
+    *heap* is a key of the profile's `heaps`, *source* one of `SOURCES`: who asked for the memory. Peak is what
+    the stack had live when all together had most, within some 3 %.
     """
 
     frames: tuple[Frame, ...]
@@ -76,10 +77,12 @@ class Stack:
     live_count: int = 0
     total_bytes: int = 0
     total_count: int = 0
+    peak_bytes: int = 0
+    peak_count: int = 0
 
     @property
     def amount(self) -> Amount:
-        """The four figures as one."""
+        """Its live and total figures as one."""
         return Amount(self.live_bytes, self.live_count, self.total_bytes, self.total_count)
 
 
@@ -170,7 +173,7 @@ def _stacks(table: bytes, frames: list[Frame], lists: tuple[int, ...]) -> list[S
     """Return the stacks. No two have an entry of the lists in common, so together they are no longer than those."""
     stacks, left = [], len(lists)
     for i, words in enumerate(STACK.iter_unpack(table)):
-        live_count, live_bytes, total_count, total_bytes, heap, source, depth, first = words
+        live_count, live_bytes, total_count, total_bytes, peak_count, peak_bytes, heap, source, depth, first = words
         left -= depth
         if first + depth > len(lists) or left < 0:
             raise BadProfile(f"damaged: stack {i} lies outside the lists of frames")
@@ -180,7 +183,8 @@ def _stacks(table: bytes, frames: list[Frame], lists: tuple[int, ...]) -> list[S
         if source >= len(SOURCES):
             raise BadProfile(f"damaged: stack {i} has source {source}, and there are {len(SOURCES)}")
         places = tuple(frames[n] for n in mine)
-        stacks.append(Stack(places, heap, SOURCES[source], live_bytes, live_count, total_bytes, total_count))
+        figures = (live_bytes, live_count, total_bytes, total_count, peak_bytes, peak_count)
+        stacks.append(Stack(places, heap, SOURCES[source], *figures))
     return stacks
 
 
@@ -209,7 +213,7 @@ def dump(profile: Profile) -> bytes:
     lists = [numbers[frame] for stack in profile.stacks for frame in stack.frames]
     stacks, first = [], 0
     for x in profile.stacks:
-        words = (x.live_count, x.live_bytes, x.total_count, x.total_bytes, x.heap)
+        words = (x.live_count, x.live_bytes, x.total_count, x.total_bytes, x.peak_count, x.peak_bytes, x.heap)
         stacks.append(STACK.pack(*words, SOURCES.index(x.source), len(x.frames), first))
         first += len(x.frames)
     heaps = b"".join([HEAP.pack(id_, _cut(name, 39)) for id_, name in profile.heaps.items()])

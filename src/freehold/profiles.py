@@ -106,19 +106,7 @@ class Profile:
         Raises:
             ValueError: there is no such format, or a difference is to be a dump.
         """
-        if format == "raw":
-            return profile_dump.dump(self)
-        if format == "html":
-            from freehold.view.profile_html import as_html as write
-        elif format == "speedscope":
-            from freehold.view.profile_speedscope import as_speedscope as write
-        elif format == "pprof":
-            from freehold.view.profile_pprof import as_pprof as write
-        elif format == "collapsed":
-            from freehold.view.profile_collapsed import as_collapsed as write
-        else:
-            raise ValueError(f"format: expected one of {', '.join(sorted(set(FORMATS.values())))}, not {format!r}")
-        return write(self, live=live)
+        return writer(format)(self, live=live)
 
     def save(self, path: str | os.PathLike[str], format: str | None = None, *, live: bool = True) -> None:
         """Write the profile to *path*, as `encode` has it; without *format* as the name's ending says.
@@ -166,6 +154,11 @@ class Profile:
         """Return the *n* lines that allocated most themselves."""
         return self.by_line(live=live)[:n]
 
+    def at_peak(self) -> Profile:
+        """Return the profile with what was live when most was, within some 3 %, in the place of what is live now."""
+        stacks = (replace(x, live_bytes=x.peak_bytes, live_count=x.peak_count) for x in self.stacks)
+        return replace(self, reason="peak", stacks=tuple(stacks))
+
     def minus(self, before: Profile) -> Profile:
         """Return what has grown, and shrunk, since an earlier profile: stacks of which something changed.
 
@@ -193,10 +186,37 @@ class Profile:
         )
 
 
+def writer(format: str) -> Callable[..., bytes]:
+    """Return what writes a profile in one of the formats.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if format == "html":
+        from freehold.view.profile_html import as_html as write
+    elif format == "speedscope":
+        from freehold.view.profile_speedscope import as_speedscope as write
+    elif format == "pprof":
+        from freehold.view.profile_pprof import as_pprof as write
+    elif format == "collapsed":
+        from freehold.view.profile_collapsed import as_collapsed as write
+    elif format == "raw":
+        return lambda profile, **_: profile_dump.dump(profile)
+    else:
+        raise ValueError(f"format: expected one of {', '.join(sorted(set(FORMATS.values())))}, not {format!r}")
+    return write
+
+
 def endings() -> str:
     """Return the endings of names that tell a format, as one reads them."""
     *most, last = FORMATS
     return f"{', '.join(most)} or {last}"
+
+
+def split(path: str) -> tuple[str, str]:
+    """Return a path without its ending, and that; one that tells a format may have two parts."""
+    ending = next((known for known in FORMATS if path.endswith(known)), os.path.splitext(path)[1])
+    return path.removesuffix(ending), ending
 
 
 def format_of(path: str) -> str:

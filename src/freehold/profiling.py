@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from freehold.profiles import Profile
 
-__all__ = ["INTERVAL", "Profiling", "begin_program", "profile"]
+__all__ = ["INTERVAL", "Profiling", "begin_program", "begin_report", "dump_of_program", "profile"]
 
 INTERVAL = "512KiB"
 ASKED, ENDED = 0, 2  # why a dump was written, as the core has it
@@ -118,22 +118,33 @@ def begin_program(path: str, *, interval: int, growth: int, its_own: bool) -> No
         growth: write a dump beside it whenever so many bytes more are live than ever before; 0: do not.
         its_own: the file is named for this process. Others, its children, have their number in the names of theirs.
     """
+    from freehold import profiles
+
     opening.open_heap()
     from freehold.face import heap_profile
 
     heap_profile.begin(max(interval, 1))
-    stem, ending = _split(f"freehold-{_program()}.html" if path == "yes" else path)
+    stem, ending = profiles.split(f"freehold-{_program()}.html" if path == "yes" else path)
+    profiles.writer(profiles.format_of(ending))  # imported now: at exit that could cost an interrupt its exit code
     if growth:
         heap_profile.grow(growth, os.fsencode(stem.removesuffix(f".{os.getpid()}")))
     atexit.register(_write_at_end, stem, ending, os.getpid() if its_own else 0)
 
 
-def _split(path: str) -> tuple[str, str]:
-    """Return a path without its ending, and that: one that tells a format may have two parts."""
-    from freehold.profiles import FORMATS
+def begin_report() -> None:
+    """Sample this process from when its heap is opened on, for the report that another one makes of it."""
 
-    ending = next((known for known in FORMATS if path.endswith(known)), os.path.splitext(path)[1])
-    return path.removesuffix(ending), ending
+    def begin() -> None:
+        from freehold.face import heap_profile
+
+        heap_profile.begin(config.parse_size("interval", INTERVAL))
+
+    opening.when_open(begin)
+
+
+def dump_of_program() -> bytes:
+    """Return what was sampled of this program, as the core has it; nothing, if its heap was not opened."""
+    return _dump(ENDED) if "freehold.face.heap_profile" in sys.modules else b""
 
 
 def _program() -> str:

@@ -72,6 +72,11 @@ def start() -> None:
         return
     # `freehold run` has read everything, and has said what is wrong with it.
     said = "FREEHOLD_RUN" in os.environ
+    pid, _, address = os.environ.get("FREEHOLD_RUN", "").partition(" ")
+    if address and pid == str(os.getpid()):
+        from freehold import profiling
+
+        profiling.begin_report()
     _begin(config.resolve(folder="", say=(lambda _: None) if said else None))
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a process that takes no profile yet is to take one first; 0: not at all; default: 10",
     )
     parser.add_argument("--total", action="store_true", help="all that was allocated, freed or not, not what is live")
+    parser.add_argument("--peak", action="store_true", help="what was live when most was, not what is live now")
     parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="lines of the table; default: 20")
     parser.add_argument("--json", action="store_true", help="the table as one JSON object")
 
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             (_, before), (_, after) = (_read(source, args.seconds) for source in args.diff)
             content, profile = b"", after.minus(before)
+        if args.peak:
+            profile = profile.at_peak()
         if how is None:
             return _show(profile, args)
         _write(content if how == "raw" else profile.encode(how, live=not args.total), args.output)
@@ -61,14 +64,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(args: argparse.Namespace) -> str | None:
-    """Return the format to write, None for the table; refuse what can not be meant."""
+def _check_wish(args: argparse.Namespace) -> None:
+    """Refuse what can not be meant, whatever the format."""
     if (args.source is None) == (args.diff is None):
         raise _CanNot(2, "expected a PID or a FILE, or --diff BEFORE AFTER")
+    if args.peak and args.diff is not None:
+        raise _CanNot(2, "--peak is of one profile, not of a difference")
     if not 0 <= args.seconds <= 86_400:
         raise _CanNot(2, f"--seconds {args.seconds:g}: expected how long, 0 to 86400")
     if args.lines < 0:
         raise _CanNot(2, f"-n {args.lines}: expected how many lines, 0 or more")
+
+
+def _checked(args: argparse.Namespace) -> str | None:
+    """Return the format to write, None for the table; refuse what can not be meant."""
+    _check_wish(args)
     how: str | None = args.format
     if args.output is not None and args.json:
         raise _CanNot(2, "--json is for the table: it goes to stdout, not to a file")

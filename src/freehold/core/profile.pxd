@@ -17,7 +17,7 @@ cdef enum:
     PROFILE_PATH = 552              # … and of all of it
     PROFILE_HEAD = 24               # words of a dump's head, of a frame in it, and so on
     FRAME_WORDS = 4
-    STACK_WORDS = 8
+    STACK_WORDS = 10
     HEAP_WORDS = 6
 
 cdef enum:                          # why a dump was written
@@ -63,6 +63,7 @@ cdef void profile_fork_lock() noexcept nogil
 cdef void profile_fork_unlock() noexcept nogil
 cdef void profile_fork_reset() noexcept nogil
 cdef void profile_write_tables(ProfileSink *sink, Samples *t, uint32_t reason) noexcept nogil
+cdef void profile_put_sum(ProfileSink *sink, uint64_t *count, uint64_t *bytes) noexcept nogil
 cdef void profile_put(ProfileSink *sink, uint64_t word) noexcept nogil
 cdef void profile_flush(ProfileSink *sink) noexcept nogil
 cdef void profile_write_frames(ProfileSink *sink, Samples *t, uint64_t frames) noexcept nogil

@@ -246,10 +246,9 @@ def profile_write_stacks(
     i: uint64_t = 0
     while i < stacks:
         s: cython.pointer[Stack] = cython.address(t.stack[i])
-        profile_put(sink, (load64_relaxed(cython.address(s.live_count)) + COUNT_ONE // 2) // COUNT_ONE)
-        profile_put(sink, load64_relaxed(cython.address(s.live_bytes)))
-        profile_put(sink, (load64_relaxed(cython.address(s.total_count)) + COUNT_ONE // 2) // COUNT_ONE)
-        profile_put(sink, load64_relaxed(cython.address(s.total_bytes)))
+        profile_put_sum(sink, cython.address(s.live_count), cython.address(s.live_bytes))
+        profile_put_sum(sink, cython.address(s.total_count), cython.address(s.total_bytes))
+        profile_put_sum(sink, cython.address(s.peak_count), cython.address(s.peak_bytes))
         profile_put(sink, s.heap)
         profile_put(sink, s.source)
         profile_put(sink, s.depth)
@@ -266,6 +265,13 @@ def profile_write_heaps(sink: cython.pointer[ProfileSink]) -> cython.void:
             profile_put(sink, the_profile_heaps.heap[i].name[k])
             k += 1
         i += 1
+
+
+def profile_put_sum(
+    sink: cython.pointer[ProfileSink], count: cython.pointer[uint64_t], bytes: cython.pointer[uint64_t]
+) -> cython.void:
+    profile_put(sink, (load64_relaxed(count) + COUNT_ONE // 2) // COUNT_ONE)
+    profile_put(sink, load64_relaxed(bytes))
 
 
 def profile_put(sink: cython.pointer[ProfileSink], word: uint64_t) -> cython.void:

@@ -63,6 +63,8 @@ cdef struct Stack:
     uint64_t live_count             # in parts of one
     uint64_t total_bytes
     uint64_t total_count
+    uint64_t peak_bytes             # what was live when most was, in all stacks together, or a little before
+    uint64_t peak_count
     uint32_t heap
     uint32_t source
     uint32_t depth
@@ -93,7 +95,8 @@ cdef struct Samples:                # all tables, in one mapping; memory comes a
     uint64_t dropped                # for which there was no room, or that a signal handler could not record
     uint64_t live_bytes             # estimated: the sum over all stacks
     uint64_t most_bytes             # … and its highest
-    uint64_t grow_bytes             # where the next step up is; NOWHERE: nobody asks. Under the lock, as the next one
+    uint64_t mark_bytes             # from where on the stacks' peaks are noted anew. Under the lock, as the next two
+    uint64_t grow_bytes             # where the next step up is; NOWHERE: nobody asks
     uint64_t grow_step
     uint64_t samples                # places used so far
     uint64_t stacks
@@ -153,6 +156,7 @@ cdef extern from *:
     uint64_t real_ns "fh_real_ns"() noexcept nogil
 cdef uint64_t *sampling_chance() noexcept nogil
 cdef bint sampling_add(uint64_t address, uint64_t bytes, uint64_t count, uint64_t stack) noexcept nogil
+cdef void sampling_note_peak() noexcept nogil
 cdef void sampling_drop(Sample *s) noexcept nogil
 cdef bint sampling_unlink(uint64_t address) noexcept nogil
 cdef uint32_t *sampling_chain(uint64_t address) noexcept nogil

@@ -206,11 +206,25 @@ def sampling_add(address: uint64_t, bytes: uint64_t, count: uint64_t, stack: uin
     store64_relaxed(cython.address(t.live_bytes), t.live_bytes + bytes)
     if t.live_bytes > t.most_bytes:
         store64_relaxed(cython.address(t.most_bytes), t.live_bytes)
+        if t.live_bytes >= t.mark_bytes:
+            sampling_note_peak()
     store64_relaxed(cython.address(the_samples_live), the_samples_live + 1)
     if t.live_bytes < t.grow_bytes:
         return False
     t.grow_bytes = t.live_bytes + t.grow_step
     return True
+
+
+def sampling_note_peak() -> cython.void:
+    """Note what each stack has, once what lives has risen by so much that it is worth the while."""
+    t: cython.pointer[Samples] = the_samples
+    t.mark_bytes = t.live_bytes + t.live_bytes // 32 + t.interval
+    i: uint64_t = 0
+    while i < t.stacks:
+        k: cython.pointer[Stack] = cython.address(t.stack[i])
+        store64_relaxed(cython.address(k.peak_bytes), k.live_bytes)
+        store64_relaxed(cython.address(k.peak_count), k.live_count)
+        i += 1
 
 
 def sampling_knows_some() -> cython.bint:

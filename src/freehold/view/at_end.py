@@ -77,6 +77,8 @@ def _heap() -> str:
         from freehold.face import process_heap
 
         told["process"], told["default"] = process_heap.read_stats(), process_heap.read_default_stats()
+    if "freehold.profiling" in sys.modules:
+        told["profile"] = sys.modules["freehold.profiling"].dump_of_program()
     if "freehold.heap_stats" in sys.modules:
         told["heaps"] = [heap.as_dict() for heap in sys.modules["freehold.heap_stats"].each()]
     return repr(told)

@@ -22,11 +22,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from freehold import heap_stats, published
+from freehold import heap_stats, profile_dump, published
 from freehold.published import NotPublished, Page, Snapshot
 from freehold.stats import of_process
 
 from . import sources
+from .profile_text import NATIVE
 from .timeline import Moment, Timeline, marks
 
 __all__ = ["Recorder", "listen", "ready_of"]
@@ -37,6 +38,7 @@ ANSWER_S = 0.04
 LOOK_FOR_PAGE_S = 0.1
 GROWTH = 1.03  # of resident memory, before it is looked at again where that is
 LEAST_GROWTH = 4 << 20
+LINES = 20  # of the program are told, those that had most memory
 SHARE = 100  # between two such looks the program runs so many times as long as one takes
 MESSAGE_S = 2.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -269,9 +271,9 @@ class Recorder:
 
     def heap(self) -> dict[str, Any]:
         """Return what the heaps held: as the program said at its end, or else as it published last."""
-        told = self.told or {"heap": None, "not_taken": {}}
+        told = self.told or {"heap": None, "not_taken": {}, "profile": None}
         if not self.told and self.snapshot is not None:
-            told = {"heap": _stats(self.snapshot), "not_taken": {}}
+            told = {"heap": _stats(self.snapshot), "not_taken": {}, "profile": None}
         given_back = told["heap"]["purged_bytes"] if told["heap"] else 0
         return {"given_back_bytes": given_back, **told}
 
@@ -314,7 +316,33 @@ def _told(said: dict[str, Any]) -> dict[str, Any]:
     if "process" in said:
         heaps = tuple(heap_stats.HeapStats(**each) for each in said.get("heaps", ()))
         heap = of_process(said["process"], heaps or (heap_stats.of_heap("default", said["default"]),)).as_dict()
-    return {"heap": heap, "not_taken": dict(said["not_taken"])}
+    return {"heap": heap, "not_taken": dict(said["not_taken"]), "profile": _profile(said.get("profile"))}
+
+
+def _profile(dump: bytes | None) -> dict[str, Any] | None:
+    """Return what a program's samples say: who asked for memory, and the lines that had most when most was live."""
+    if not dump:
+        return None
+    taken = profile_dump.parse(dump)
+    sources: dict[str, dict[str, int]] = {}
+    lines: dict[profile_dump.Frame | None, dict[str, int]] = {}
+    for stack in taken["stacks"]:
+        for sums in (sources.setdefault(stack.source, {}), lines.setdefault(next(iter(stack.frames), None), {})):
+            sums["peak_bytes"] = sums.get("peak_bytes", 0) + stack.peak_bytes
+            sums["total_bytes"] = sums.get("total_bytes", 0) + stack.total_bytes
+    return {
+        "interval_bytes": taken["interval"],
+        "samples": taken["samples"],
+        "dropped": taken["dropped"],
+        "sources": dict(sorted(sources.items(), key=lambda item: -item[1]["peak_bytes"])),
+        "lines": [
+            {"file": at.file, "line": at.line, "function": at.function, **sums}
+            if at
+            else {"file": "", "line": 0, "function": NATIVE, **sums}
+            for at, sums in sorted(lines.items(), key=lambda item: -item[1]["peak_bytes"])[:LINES]
+            if sums["peak_bytes"]
+        ],
+    }
 
 
 def _stats(snapshot: Snapshot) -> dict[str, Any]:

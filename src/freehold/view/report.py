@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from .profile_text import SOURCE_NAMES
 from .sources import PARTS
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ __all__ = ["KINDS", "Row", "figures_as_text", "in_bytes", "notes", "rows", "show
 
 KINDS = (".json", ".txt", ".html")
 """The names of files that a report can be written to."""
+
+TOP = 5
+"""How many lines of the program are told."""
 
 
 class Row(NamedTuple):
@@ -85,7 +89,20 @@ def _of_the_heap(figures: dict[str, Any]) -> list[Row]:
         refused = sum(one["refused_count"] for one in heap["heaps"])
         if refused:
             shown.append(Row("heap: over a limit", f"{refused:,} times"))
+    shown += _of_the_profile(figures["profile"])
     return shown + [Row(f"not on the heap: {name}", why) for name, why in figures["not_taken"].items()]
+
+
+def _of_the_profile(profile: dict[str, Any] | None) -> list[Row]:
+    """Return who asked for the memory that was live when most was, and from which lines: what the samples say."""
+    if profile is None:
+        return []
+    sources = [(name, amount["peak_bytes"]) for name, amount in profile["sources"].items() if amount["peak_bytes"]]
+    shown = [Row(f"at the peak: {SOURCE_NAMES[name]}", in_bytes(amount)) for name, amount in sources]
+    for line in profile["lines"][:TOP]:
+        place = f" ({line['file']}:{line['line']})" if line["file"] else ""
+        shown.append(Row("at the peak, line", f"{in_bytes(line['peak_bytes'])}  {line['function']}{place}"))
+    return shown
 
 
 def notes(figures: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from string import Template
 from typing import Any
 
 from . import report
+from .profile_text import SOURCE_NAMES
 from .report import in_bytes
 from .sources import PARTS
 
@@ -55,6 +56,7 @@ def page(figures: Mapping[str, Any]) -> str:
         rows="\n".join(_row(row, compared=bool(figures["compared"])) for row in report.rows(dict(figures))),
         places=_places(figures),
         heaps=_heaps(figures),
+        lines=_lines(figures),
         events=_events(figures),
         document=json.dumps(figures).replace("</", "<\\/"),
     )
@@ -143,6 +145,33 @@ def _heaps(figures: Mapping[str, Any]) -> str:
         for one in heap["heaps"]
     )
     return f'<div class="table"><table id="heaps"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _lines(figures: Mapping[str, Any]) -> str:
+    """Who asked for the memory that was live when most was, and from which lines."""
+    profile = figures["profile"]
+    if profile is None or not profile["samples"]:
+        return '<p class="soft">Nothing was sampled.</p>'
+    head = "<thead><tr><th></th><th>live when most was</th><th>allocated in all</th></tr></thead>"
+    sources = "".join(
+        f"<tr><th>{escape(SOURCE_NAMES[name])}</th>{_cell(sums['peak_bytes'])}{_cell(sums['total_bytes'])}</tr>"
+        for name, sums in profile["sources"].items()
+    )
+    lines = "".join(
+        f"<tr><th>{escape(line['function'])}<br><small>{escape(_place(line))}</small></th>"
+        f"{_cell(line['peak_bytes'])}{_cell(line['total_bytes'])}</tr>"
+        for line in profile["lines"]
+    )
+    return (
+        f'<div class="table"><table id="sources">{head}<tbody>{sources}</tbody></table></div>'
+        f'<div class="table"><table id="lines">{head}<tbody>{lines}</tbody></table></div>'
+        f'<p class="soft">Estimated from {profile["samples"]:,} samples, one for each'
+        f" {in_bytes(profile['interval_bytes'])} in the mean.</p>"
+    )
+
+
+def _place(line: Mapping[str, Any]) -> str:
+    return f"{line['file']}:{line['line']}" if line["file"] else ""
 
 
 def _events(figures: Mapping[str, Any]) -> str:
