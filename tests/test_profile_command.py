@@ -181,7 +181,7 @@ def test_diff_tells_what_grew(folder: Path) -> None:
         (("none.raw",), 2, "none.raw: No such file or directory"),
         ((".",), 2, ".: Is a directory"),
         (("text",), 2, "text: not a heap profile"),
-        (("torn.raw",), 2, "torn.raw: truncated: it has 200 of 3158 bytes"),
+        (("torn.raw",), 2, "torn.raw: truncated: it has 200 of 3318 bytes"),
         (("--diff", "small.raw", "text"), 2, "text: not a heap profile"),
         (("small.raw", "-o", "x.svg"), 2, "-o x.svg: expected a name that ends in .html, .json, .pb.gz, .txt, .collapsed or .raw, or --format"),
         (("small.raw", "-o", "text", "--format", "html"), 2, "-o text: exists already; -f overwrites it"),

@@ -119,17 +119,17 @@ GOOD = dump(small())
         (changed(1, 2), "a profile of version 2; this freehold reads version 1"),
         (changed(7, 3), "damaged: it was written for reason 3, and there are 3"),
         (changed(12, 0), f"damaged: its tables need {len(GOOD) - 32 * 32} bytes, the file has {len(GOOD)}"),
-        (changed(13, 1 << 61), f"damaged: its tables need {len(GOOD) + 64 * ((1 << 61) - 10)} bytes, the file has {len(GOOD)}"),
+        (changed(13, 1 << 61), f"damaged: its tables need {len(GOOD) + 80 * ((1 << 61) - 10)} bytes, the file has {len(GOOD)}"),
         (in_table(1, 1000), "damaged: the names of frame 0 lie outside the text"),
         (in_table(1, WORD), "damaged: the names of frame 0 lie outside the text"),
         (in_table(3, 19), "damaged: the names of frame 0 lie outside the text"),
         (in_table(2, 513 << 32), "damaged: frame 0 has names of 513 and 0 bytes"),
         (in_table(2, 257), "damaged: frame 0 has names of 0 and 257 bytes"),
-        (in_table(9, 8), "damaged: stack 0 has source 8, and there are 8"),
-        (in_table(10, 2), "damaged: stack 0 lies outside the lists of frames"),
-        (in_table(10, WORD), "damaged: stack 0 lies outside the lists of frames"),
-        (in_table(11, 1), "damaged: stack 0 lies outside the lists of frames"),
-        (in_table(12, 1), "damaged: stack 0 has frame 1, and there are 1"),
+        (in_table(11, 8), "damaged: stack 0 has source 8, and there are 8"),
+        (in_table(12, 2), "damaged: stack 0 lies outside the lists of frames"),
+        (in_table(12, WORD), "damaged: stack 0 lies outside the lists of frames"),
+        (in_table(13, 1), "damaged: stack 0 lies outside the lists of frames"),
+        (in_table(14, 1), "damaged: stack 0 has frame 1, and there are 1"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_said(content: bytes, said: str, tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_entries_that_many_stacks_share_are_refused() -> None:
     """Else a file of a megabyte could ask for a terabyte of stacks."""
     stacks = [Stack((MAIN, RUN), 0, "obj", 8, 1, 8, 1)] * 2
     content = bytearray(dump(profile(stacks)))
-    second = 192 + 4 * 32 + 64
-    content[second + 56 : second + 64] = bytes(8)
+    second = 192 + 4 * 32 + 80
+    content[second + 72 : second + 80] = bytes(8)
 
     assert 2 == len(Profile.read(content).stacks)
-    content[second + 48 : second + 56] = struct.pack("<Q", 3)
+    content[second + 64 : second + 72] = struct.pack("<Q", 3)
     with pytest.raises(BadProfile, match="stack 1 lies outside the lists"):
         Profile.read(content)
 

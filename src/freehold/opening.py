@@ -6,7 +6,6 @@ Imports next to nothing: it runs at the start of every process that follows `fre
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from freehold import config
@@ -82,11 +81,12 @@ def when_open(begin: Callable[[], None]) -> None:
 
 def _opened() -> None:
     """Have a heap profile, should anybody ask for one, say which lines blocks come from; call who waits."""
-    # Only the main interpreter can, of a Python whose frames are known.
-    with contextlib.suppress(RuntimeError, ImportError):
+    try:
         from freehold.face import python_frames
 
         python_frames.install_hooks()
+    except (RuntimeError, ImportError):  # this is not the main interpreter, or one whose frames are not known
+        pass
     while _waiting:
         _waiting.pop()()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from freehold.profiles import Frame, Profile
 
-__all__ = ["NATIVE", "SOURCE_NAMES", "change", "clean", "facts", "growth", "place", "short", "signed_size"]
+__all__ = ["NATIVE", "ROOTS", "SOURCE_NAMES", "change", "clean", "facts", "growth", "place", "short", "signed_size"]
 
 NATIVE = "[no Python]"
 """The place of what threads allocated that ran no Python."""

@@ -27,7 +27,7 @@ from freehold.published import NotPublished, Page, Snapshot
 from freehold.stats import of_process
 
 from . import sources
-from .profile_text import NATIVE
+from .profile_text import NATIVE, ROOTS
 from .timeline import Moment, Timeline, marks
 
 __all__ = ["Recorder", "listen", "ready_of"]
@@ -327,7 +327,7 @@ def _profile(dump: bytes | None) -> dict[str, Any] | None:
     sources: dict[str, dict[str, int]] = {}
     lines: dict[profile_dump.Frame | None, dict[str, int]] = {}
     for stack in taken["stacks"]:
-        for sums in (sources.setdefault(stack.source, {}), lines.setdefault(next(iter(stack.frames), None), {})):
+        for sums in (sources.setdefault(stack.source, {}), lines.setdefault(_own(stack.frames), {})):
             sums["peak_bytes"] = sums.get("peak_bytes", 0) + stack.peak_bytes
             sums["total_bytes"] = sums.get("total_bytes", 0) + stack.total_bytes
     return {
@@ -343,6 +343,12 @@ def _profile(dump: bytes | None) -> dict[str, Any] | None:
             if sums["peak_bytes"]
         ],
     }
+
+
+def _own(frames: tuple[profile_dump.Frame, ...]) -> profile_dump.Frame | None:
+    """Return the innermost frame of the program's own: not of an installed package or Python's library, if there is one."""
+    own = (frame for frame in frames if not ROOTS.match(frame.file) and not frame.file.startswith("<frozen "))
+    return next(own, frames[0] if frames else None)
 
 
 def _stats(snapshot: Snapshot) -> dict[str, Any]:
