@@ -346,7 +346,7 @@ def _profile(dump: bytes | None) -> dict[str, Any] | None:
 
 
 def _own(frames: tuple[profile_dump.Frame, ...]) -> profile_dump.Frame | None:
-    """Return the innermost frame of the program's own: not of an installed package or Python's library, if there is one."""
+    """Return the innermost frame of the program's own, if there is one: not of an installed package or the library."""
     own = (frame for frame in frames if not ROOTS.match(frame.file) and not frame.file.startswith("<frozen "))
     return next(own, frames[0] if frames else None)
 
