@@ -72,12 +72,13 @@ def start() -> None:
         return
     # `freehold run` has read everything, and has said what is wrong with it.
     said = "FREEHOLD_RUN" in os.environ
+    settings = config.resolve(folder="", say=(lambda _: None) if said else None)
     pid, _, address = os.environ.get("FREEHOLD_RUN", "").partition(" ")
-    if address and pid == str(os.getpid()):
+    if address and pid == str(os.getpid()) and not settings["profile"].value:
         from freehold import profiling
 
         profiling.begin_report()
-    _begin(config.resolve(folder="", say=(lambda _: None) if said else None))
+    _begin(settings)
 
 
 def start_enabled(options: dict[str, str]) -> None:

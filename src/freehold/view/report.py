@@ -89,20 +89,20 @@ def _of_the_heap(figures: dict[str, Any]) -> list[Row]:
         refused = sum(one["refused_count"] for one in heap["heaps"])
         if refused:
             shown.append(Row("heap: over a limit", f"{refused:,} times"))
-    shown += _of_the_profile(figures["profile"])
     return shown + [Row(f"not on the heap: {name}", why) for name, why in figures["not_taken"].items()]
 
 
-def _of_the_profile(profile: dict[str, Any] | None) -> list[Row]:
-    """Return who asked for the memory that was live when most was, and from which lines: what the samples say."""
+def _lines(figures: dict[str, Any]) -> list[Row]:
+    """Return what is told in lines: all rows, then who asked for the memory that was live when most was, and where."""
+    profile = figures["profile"]
     if profile is None:
-        return []
+        return rows(figures)
     sources = [(name, amount["peak_bytes"]) for name, amount in profile["sources"].items() if amount["peak_bytes"]]
     shown = [Row(f"at the peak: {SOURCE_NAMES[name]}", in_bytes(amount)) for name, amount in sources]
     for line in profile["lines"][:TOP]:
         place = f" ({line['file']}:{line['line']})" if line["file"] else ""
         shown.append(Row("at the peak, line", f"{in_bytes(line['peak_bytes'])}  {line['function']}{place}"))
-    return shown
+    return rows(figures) + shown
 
 
 def notes(figures: dict[str, Any]) -> list[str]:
@@ -156,7 +156,7 @@ def write(figures: dict[str, Any], path: str) -> None:
 
 def figures_as_text(figures: dict[str, Any]) -> str:
     """Return the report as plain lines."""
-    shown = rows(figures)
+    shown = _lines(figures)
     width = max(len(row.name) for row in shown)
     lines = ["freehold"]
     if figures["compared"]:
@@ -191,7 +191,7 @@ def _table(figures: dict[str, Any]) -> Table:
     if figures["compared"]:
         table.add_column("default")
     table.add_column("freehold")
-    for row in rows(figures):
+    for row in _lines(figures):
         cells = [row.name, row.default, row.freehold] if figures["compared"] else [row.name, row.freehold]
         table.add_row(*map(Text, cells))
     return table
