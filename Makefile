@@ -16,7 +16,9 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
 # Of these a checked build shows nothing that the release build did not.
-UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_config.py test_demo.py test_hot_path.py test_pictures.py test_project.py test_top.py preload/test_programs.py) \
+UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_compare.py test_config.py test_demo.py test_figures.py test_hot_path.py \
+	test_map.py test_pictures.py test_profile_command.py test_profile_page.py test_profile_view.py test_profiles.py test_project.py \
+	test_prometheus.py test_report.py test_report_parts.py test_startup_file.py test_top.py preload/test_programs.py) \
 	$(addprefix --deselect=tests/test_objects.py::,test_F35_a_thousand_installs_and_uninstalls test_F36_all_orders_of_installing_and_tracing)
 # What the sanitizers see: the core, driven through its faces. They need terabytes of addresses for themselves, so tests that
 # limit those are left out; and for ASan and TSan those that measure resident memory, of which they have much of their own.
