@@ -1,9 +1,13 @@
 """`install()` and `uninstall()`: NumPy's arrays, in every thread and every state."""
 
+import importlib
 import os
 import pickle
+import pkgutil
+import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 
@@ -541,3 +545,59 @@ print((resident() - before) >> 20)
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 
     assert 8 > int(ran.stdout), ran.stderr
+
+
+# ---- a freehold that is not built for this Python ----
+
+
+@pytest.fixture
+def unbuilt(tmp_path):
+    """Return a folder with a freehold in it that has no compiled modules but their sources, as a checkout has."""
+    package = Path(freehold.__file__).parent
+    sources = Path(__file__).parents[1] / "src" / "freehold" / "face"
+    shutil.copytree(package, tmp_path / "freehold", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for source in sources.glob("*.py"):
+        shutil.copy(source, tmp_path / "freehold" / "face")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import freehold; freehold.stats()", "from freehold.layers import Vm", "import freehold.face.process_heap"],
+)
+def test_F55_without_compiled_modules_the_missing_file_is_named(unbuilt, program):
+    """And what to do about it; the sources beside are never run in their place."""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(unbuilt)}
+    )
+    missing = unbuilt / "freehold" / "face" / f"process_heap{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert 1 == ran.returncode
+    assert ran.stderr.splitlines()[-1].startswith(
+        f"ImportError: freehold is not built for this Python: there is no {missing}. Install it for {sys.executable}: "
+    )
+
+
+def test_F55_install_and_the_command_line_say_so_in_a_line(unbuilt):
+    """`install` leaves everything as it was; `freehold run` starts nothing."""
+    environ = os.environ | {"PYTHONPATH": str(unbuilt)}
+    program = "import freehold, numpy; print(freehold.install().not_taken['numpy']); print(numpy.ones(3).sum())"
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, env=environ)
+    assert (0, "3.0") == (ran.returncode, ran.stdout.splitlines()[-1]), ran.stderr
+    assert "freehold is not built for this Python: there is no " in ran.stdout
+    for arguments in (["run", "-c", "print(1)"], ["doctor"]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "freehold", *arguments], capture_output=True, text=True, env=environ
+        )
+        assert "print" not in ran.stdout and "1\n" != ran.stdout
+        assert 1 == len(ran.stderr.splitlines()) and ran.returncode in (1, 2), ran.stderr
+        assert ran.stderr.startswith(f"freehold {arguments[0]}: freehold is not built for this Python: there is no ")
+
+
+def test_F55_what_runs_is_compiled():
+    """Every module of the face, and the library under them, is machine code."""
+    import freehold.face
+
+    modules = [info.name for info in pkgutil.iter_modules(freehold.face.__path__)]
+    assert "process_heap" in modules and "heap_profile" in modules
+    for name in modules:
+        assert importlib.import_module(f"freehold.face.{name}").__file__.endswith(".so"), name

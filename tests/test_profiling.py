@@ -349,6 +349,33 @@ def test_growth_writes_a_dump_at_each_step_from_inside_the_allocation(run_progra
     assert all("high-water" in profile.reason or "peak" in profile.reason for profile in profiles)
 
 
+def test_F53_a_dump_for_which_the_disk_has_no_room_is_removed(run_program: Any, tmp_path: Path) -> None:
+    """One written in an allocation goes without a word, one that is asked for raises; the program goes on."""
+    ran = run_program(
+        f"""
+        import resource, signal, freehold
+        freehold.install()
+        import numpy as np
+        from freehold.face import heap_profile
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with freehold.profile(4096) as taken:
+            profile = taken.take()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))  # what a disk that is full comes to
+            heap_profile.grow(1 << 20, {os.fsencode(tmp_path)!r} + b"/grown")
+            kept = [np.ones(1 << 17) for i in range(20)]
+            for save in (lambda: profile.save({str(tmp_path / "saved.html")!r}), taken.take):
+                try:
+                    save()
+                except OSError as problem:
+                    print(problem.errno)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(kept[0].sum())
+        """
+    )
+    assert (0, f"{errno.EFBIG}\n{errno.EFBIG}\n131072.0\n") == (ran.returncode, ran.stdout), ran.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_growth_into_a_folder_that_is_gone_is_done_without(run_program: Any) -> None:
     ran = run_program(
         """

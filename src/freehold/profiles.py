@@ -113,10 +113,16 @@ class Profile:
 
         Raises:
             ValueError: the name does not tell the format; nothing was written.
+            OSError: the file could not be written; what there was of it is removed.
         """
         content = self.encode(format or format_of(os.fspath(path)), live=live)
-        with open(path, "wb") as file:
-            file.write(content)
+        try:
+            with open(path, "wb") as file:
+                file.write(content)
+        except OSError:
+            if os.path.isfile(path):
+                os.unlink(path)
+            raise
 
     def total(self) -> Amount:
         """Return all stacks together."""

@@ -92,5 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         parser.error(f"no verb: expected one of {', '.join(VERBS)}")
     args.program = program
-    code: int = verb.run(args)
+    try:
+        code: int = verb.run(args)
+    except ImportError as problem:
+        if not (problem.name or "").startswith("freehold.face"):
+            raise
+        print(f"freehold {args.verb}: {problem}", file=sys.stderr)  # not built for this Python
+        return 1
     return code

@@ -55,6 +55,7 @@ cdef extern from *:
     """
     uint64_t PROFILE_MAGIC "FH_PROFILE_MAGIC"
     ssize_t write(int fd, const void *from_, size_t n) noexcept nogil
+    int unlink(const char *path) noexcept nogil
     int O_WRONLY
     int O_CREAT
     int O_EXCL

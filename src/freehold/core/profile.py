@@ -42,6 +42,7 @@ from cython.cimports.freehold.core.profile import (
     ProfileHeaps,
     ProfileSink,
     heaps_hook,
+    unlink,
     write,
 )
 from cython.cimports.freehold.core.sampling import (
@@ -162,7 +163,8 @@ def profile_grew() -> cython.void:
     mutex_unlock(cython.address(the_profile_lock))
     fd: cython.int = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
     if fd >= 0:
-        profile_write(fd, DUMP_GREW)
+        if profile_write(fd, DUMP_GREW) != 0:
+            unlink(path)
         close(fd)
     errno = kept
 
