@@ -15,6 +15,9 @@ SETUP_ubsan   := -Dbuildtype=debugoptimized -Dcheck=1 -Db_sanitize=undefined -Dc
 
 PYTEST   := $(BIN)/python -m pytest
 TESTS    ?= tests
+# Most tests wait for something most of their time: more of them at once than there are cores.
+JOBS     ?= 3
+AT_ONCE  := -n $(JOBS) --dist worksteal
 # Of these a checked build shows nothing that the release build did not.
 UNCHECKED := $(addprefix --ignore=tests/,test_benchmarks.py test_compare.py test_config.py test_demo.py test_figures.py test_hot_path.py \
 	test_map.py test_pictures.py test_profile_command.py test_profile_page.py test_profile_view.py test_profiles.py test_project.py \
@@ -49,7 +52,7 @@ demo: build/installed ## install freehold into .venv and show six reported troub
 	@$(BIN)/freehold demo
 
 test: build/installed ## release build: all tests that need no checked build
-	@$(PYTEST) $(TESTS)
+	@$(PYTEST) $(AT_ONCE) $(TESTS)
 
 cpython: flavour-release ## a selection of CPython's own tests with Python's objects on the heap; slow
 	@PYTHONPATH=build/release/site $(BIN)/python -m freehold run --objects=yes -m test -j2 $(OF_CPYTHON)
@@ -61,7 +64,7 @@ packages: flavour-release ## a selection of pandas' and pyarrow's own tests with
 		--pyargs $(addprefix pyarrow.tests.,$(OF_PYARROW))
 
 check: flavour-debug ## the tests with every lock witnessed and every structure verified after each operation
-	@PYTHONPATH=build/debug/site $(PYTEST) $(TESTS) $(UNCHECKED)
+	@PYTHONPATH=build/debug/site $(PYTEST) $(AT_ONCE) $(TESTS) $(UNCHECKED)
 
 race: flavour-tsan ## the core's tests with threads under ThreadSanitizer
 	@$(call PRELOAD,tsan) TSAN_OPTIONS=halt_on_error=1:exitcode=66:die_after_fork=0:ignore_noninstrumented_modules=1 \

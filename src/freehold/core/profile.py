@@ -17,6 +17,7 @@ from cython.cimports.freehold.core.machine import (
     close,
     errno,
     getpid,
+    load32_relaxed,
     load64_acquire,
     load64_relaxed,
     memcpy,
@@ -251,7 +252,7 @@ def profile_write_stacks(
         profile_put_sum(sink, cython.address(s.live_count), cython.address(s.live_bytes))
         profile_put_sum(sink, cython.address(s.total_count), cython.address(s.total_bytes))
         profile_put_sum(sink, cython.address(s.peak_count), cython.address(s.peak_bytes))
-        profile_put(sink, s.heap)
+        profile_put(sink, load32_relaxed(cython.address(s.heap)))
         profile_put(sink, s.source)
         profile_put(sink, s.depth)
         profile_put(sink, s.entry)

@@ -65,8 +65,8 @@ cdef struct Stack:
     uint64_t total_count
     uint64_t peak_bytes             # what was live when most was, in all stacks together, or a little before
     uint64_t peak_count
-    uint32_t heap
-    uint32_t source
+    uint32_t heap                   # atomic: HEAP_GONE, once it is closed
+    uint32_t source                 # constant, like the rest
     uint32_t depth
     uint32_t entry                  # its first one
     uint32_t next

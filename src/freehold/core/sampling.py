@@ -23,6 +23,7 @@ from cython.cimports.freehold.core.machine import (
     memcpy,
     now_ns,
     round_up,
+    store32_relaxed,
     store64_relaxed,
     store64_release,
 )
@@ -293,7 +294,7 @@ def sampling_forget_heap(heap: uint64_t) -> cython.void:
     while t != cython.NULL and i < t.stacks:
         if t.stack[i].heap == heap:
             t.stack[i].hash = 0
-            t.stack[i].heap = HEAP_GONE
+            store32_relaxed(cython.address(t.stack[i].heap), HEAP_GONE)
         i += 1
     mutex_unlock(cython.address(the_samples_lock))
     sampling_go_inside(0)
