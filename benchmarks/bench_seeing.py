@@ -24,6 +24,7 @@ from benchmarks.report import Benchmark, Cell, Row
 TITLE = "Looking at a process"
 BAR_TOP_PERCENT = 3.0  # of one core
 BAR_MAP_S = 2.0
+PROCESSES = 10  # in the list
 SECONDS = {"smoke": 0.5, "quick": 5.0, "full": 20.0}
 FIRST_S = {"smoke": 1.0, "quick": 4.0, "full": 4.0}  # until the first screen stands
 GIB = {"smoke": 1, "quick": 64, "full": 64}
@@ -73,10 +74,10 @@ def reserve(gib: int) -> int:
 # ---- in the driver ----
 
 
-def _top_percent(pid: int, effort: Effort) -> float:
-    """Return the share of a core that the live view takes."""
+def _top_percent(pid: int | None, effort: Effort) -> float:
+    """Return the share of a core that the live view takes, of one process or of all."""
     screen, terminal = pty.openpty()
-    command = [sys.executable, "-m", "freehold", "top", str(pid), "--every", "0.1"]
+    command = [sys.executable, "-m", "freehold", "top", *([] if pid is None else [str(pid)]), "--every", "0.1"]
     environment = python_environment() | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     top = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     try:
@@ -130,6 +131,11 @@ def run(effort: Effort) -> Benchmark:
         rows.append(Row("freehold top, at rest", "%", {FREEHOLD: Cell([_top_percent(pid, effort)])}, BAR_TOP_PERCENT))
         worker.call("bench_seeing.work")
         rows.append(Row("freehold top, at work", "%", {FREEHOLD: Cell([_top_percent(pid, effort)])}, BAR_TOP_PERCENT))
+    with workers(peers * PROCESSES) as several:
+        for worker in several:
+            worker.call("bench_seeing.fill")
+        cell = Cell([_top_percent(None, effort)])
+        rows.append(Row(f"freehold top, the list of {PROCESSES}", "%", {FREEHOLD: cell}, BAR_TOP_PERCENT))
     with workers(peers) as (worker,):
         rows += _maps(worker, effort)
     return Benchmark("seeing", TITLE, rows)
