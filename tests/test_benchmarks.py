@@ -35,7 +35,7 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(name: str, tmp_path: Path)
 
     assert (0, "") == (run.returncode, run.stderr), run.stdout
     (benchmark,) = json.loads(file.read_text())["benchmarks"]
-    assert benchmark["rows"]
+    assert benchmark["rows"] or any(note.startswith("left out") for note in benchmark["notes"])
     for row in benchmark["rows"]:
         assert math.isfinite(row["figure"])
         assert all(math.isfinite(peer["value"]) for peer in row["peers"].values())
