@@ -148,7 +148,7 @@ def _rows(what: str, runs: dict[str, list[list[float]]]) -> tuple[Row, Row]:
     return Row(what, "s", times, against=MIMALLOC if MIMALLOC in times else "best"), Row(what, "B", peaks)
 
 
-def mean_row(what: str, unit: str, rows: list[Row], bar: float) -> Row:
+def mean_row(what: str, unit: str, rows: list[Row], bar: float | None) -> Row:
     """Return the geometric mean of all programs' ratios to the peer; each of the rows is one of its values."""
     against = MIMALLOC if all(MIMALLOC in row.cells for row in rows) else ""
     cells = {}
