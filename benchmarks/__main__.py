@@ -27,6 +27,7 @@ ORDER = [
     "threads",
     "mixed",
     "programs",
+    "servers",
     "heaps",
     "install",
     "idle",

@@ -6,6 +6,7 @@ this machine does not have are left out.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,11 @@ TITLE = "Programs of others under each malloc (s)"
 BAR = 1.0  # of mimalloc's time, in the geometric mean
 PEAK_BAR = 1.05
 ROUNDS = {"smoke": 1, "quick": 5, "full": 15}
-FUNCTIONS = 1000  # of the C file that gcc compiles
+FUNCTIONS = 600  # of the C file that gcc and clang compile
+SHAPES = 16  # of the C++ file: each is what a dozen templates are made for
 NUMBERS = 1_500_000  # of the file that is sorted and packed
+RECORDS = 150_000  # of the JSON that jq reads
+PAGES = 24
 
 PYTHON = """
 import ast, json
@@ -33,6 +37,7 @@ tables = json.loads(text)
 tree = ast.parse("\\n".join(f"def f{i}(a, b):\\n    return [a * {i}, b, (a, b)]" for i in range(%d)))
 print(len(text), len(tables), len(ast.dump(tree)), len(sorted(text.split('"'))))
 """
+GS = ["gs", "-q", "-dBATCH", "-dNOPAUSE", "-dSAFER", "-sDEVICE=ppmraw", "-r100", "-dTextAlphaBits=4"]
 PERL = "my %h; $h{$_ * 7919 % 999983} .= $_ for 1..$ARGV[0]"
 SQL = """
 create table t(a integer primary key, b text, c real);
@@ -43,6 +48,38 @@ select count(*), sum(length(b)), max(c) from t;
 select count(*) from t x join t y on x.a = y.a + 1 where x.b < y.b;
 select substr(b, 1, 3) k, count(*), avg(c) from t group by k order by 2 desc limit 5;
 """
+CPP = """
+struct Shape%d { int id; std::string name; bool operator<(const Shape%d &o) const { return id < o.id; } };
+int use%d(int n) {
+    std::map<std::string, std::vector<Shape%d>> by_name;
+    for (int i = 0; i < n; i++) by_name[std::to_string(i %% 7)].push_back({i, "x"});
+    std::set<Shape%d> all;
+    for (auto &[name, shapes] : by_name) { std::sort(shapes.begin(), shapes.end()); all.insert(shapes[0]); }
+    std::function<int(int)> f = [&](int i) { return int(all.size()) + i; };
+    return f(n);
+}
+"""
+INCLUDES = "".join(f"#include <{name}>\n" for name in ("algorithm", "functional", "map", "set", "string", "vector"))
+POSTSCRIPT = """%%!PS
+/Times-Roman findfont 9 scalefont setfont
+/word 20 string def
+1 1 %d {
+  /page exch def
+  0 1 69 { /line exch def
+    30 780 line 11 mul sub moveto 0 1 11 { line mul page add word cvs show ( lorem ipsum ) show } for
+  } for
+  0 1 199 { /k exch def
+    k 200 div 1 k 200 div sub 0.5 setrgbcolor
+    newpath k 2.5 mul 50 add k page mul 700 mod 50 add 40 0 k 1.7 mul arc
+    300 400 k page add 500 mod 20 k k curveto closepath fill
+  } for
+  << /ShadingType 2 /ColorSpace /DeviceRGB /Coords [0 0 500 page 15 mul]
+     /Function << /FunctionType 2 /Domain [0 1] /C0 [1 0 0] /C1 [0 0 1] /N 1.5 >> >>
+  gsave 100 100 200 200 rectclip shfill grestore
+  showpage
+} for
+"""
+JQ = "group_by(.id % 97) | map({n: length, m: (map(.name | length) | add), t: (map(.tags) | add | unique | length)})"
 
 
 def _c_source(functions: int) -> str:
@@ -66,17 +103,27 @@ def _commands(folder: Path, scale: float) -> dict[str, tuple[list[str], dict[str
     (folder / "large.c").write_text(_c_source(max(10, int(FUNCTIONS * scale))))
     numbers = (str(i * 2654435761 % 1_000_003) for i in range(max(1000, int(NUMBERS * scale))))
     (folder / "numbers").write_text("\n".join(numbers))
+    shapes = (CPP % ((i,) * 5) for i in range(max(2, int(SHAPES * scale))))
+    (folder / "shapes.cc").write_text(INCLUDES + "".join(shapes))
+    (folder / "pages.ps").write_text(POSTSCRIPT % max(1, int(PAGES * scale)))
+    records = (
+        {"id": i, "name": f"name {i}", "tags": [str(k) for k in range(i & 7)]} for i in range(int(RECORDS * scale))
+    )
+    (folder / "records.json").write_text(json.dumps(list(records)))
     python = PYTHON % (max(100, int(60_000 * scale)), max(100, int(12_000 * scale)))
     sql = SQL % max(100, int(300_000 * scale))
-    commands = {
+    return {
         "gcc -O1, a large file": (["gcc", "-O1", "-c", "large.c", "-o", "large.o"], {}),
+        "clang -O1, a large file": (["clang", "-O1", "-c", "large.c", "-o", "large.o"], {}),
+        "clang++ -O1, templates": (["clang++", "-std=c++17", "-O1", "-c", "shapes.cc", "-o", "shapes.o"], {}),
+        "gs, many pages to a bitmap": ([*GS, "-sOutputFile=pages.ppm", "pages.ps"], {}),
+        "jq, a large file": (["jq", JQ, "records.json"], {}),
         "sqlite3, load and query": (["sqlite3", ":memory:", sql], {}),
         "sort, four threads": (["sort", "-n", "--parallel=4", "-o", "sorted", "numbers"], {"LC_ALL": "C"}),
         "xz -T2": (["xz", "-T2", "--block-size=1MiB", "-3", "-k", "-f", "numbers"], {}),
         "python, objects by malloc": ([sys.executable, "-S", "-c", python], {"PYTHONMALLOC": "malloc"}),
         "perl, a large hash": (["perl", "-e", PERL, str(int(600_000 * scale))], {}),
     }
-    return {name: command for name, command in commands.items() if shutil.which(command[0][0])}
 
 
 def _once(program: Path, command: list[str], peer: Peer, environment: dict[str, str], folder: Path) -> list[float]:
@@ -101,7 +148,7 @@ def _rows(what: str, runs: dict[str, list[list[float]]]) -> tuple[Row, Row]:
     return Row(what, "s", times, against=MIMALLOC if MIMALLOC in times else "best"), Row(what, "B", peaks)
 
 
-def _mean_row(what: str, unit: str, rows: list[Row], bar: float) -> Row:
+def mean_row(what: str, unit: str, rows: list[Row], bar: float | None) -> Row:
     """Return the geometric mean of all programs' ratios to the peer; each of the rows is one of its values."""
     against = MIMALLOC if all(MIMALLOC in row.cells for row in rows) else ""
     cells = {}
@@ -113,10 +160,13 @@ def _mean_row(what: str, unit: str, rows: list[Row], bar: float) -> Row:
 
 def run(effort: Effort) -> Benchmark:
     peers = preloaded_peers()
-    rows = []
+    rows, notes = [], []
     with compiled("timed") as program, tempfile.TemporaryDirectory(prefix="freehold-bench-") as name:
         folder = Path(name)
         for what, (command, environment) in _commands(folder, effort.scale).items():
+            if not shutil.which(command[0]):
+                notes.append(f"left out: {what}: this machine lacks {command[0]}")
+                continue
             runs: dict[str, list[list[float]]] = {peer.name: [] for peer in peers}
             for number in range(ROUNDS[effort.name]):
                 for peer in turned(peers, number):
@@ -124,7 +174,7 @@ def run(effort: Effort) -> Benchmark:
             rows.append(_rows(what, runs))
     times, peaks = [row for row, _ in rows], [row for _, row in rows]
     means = [
-        _mean_row("geometric mean of time, × mimalloc's", "×", times, BAR),
-        _mean_row("geometric mean of the peak, × mimalloc's", "×", peaks, PEAK_BAR),
+        mean_row("geometric mean of time, × mimalloc's", "×", times, BAR),
+        mean_row("geometric mean of the peak, × mimalloc's", "×", peaks, PEAK_BAR),
     ]
-    return Benchmark("programs", TITLE, times + means)
+    return Benchmark("programs", TITLE, times + means, notes)

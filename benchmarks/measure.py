@@ -46,17 +46,17 @@ FULL = Effort("full", rounds=15, slice_s=0.006, scale=1.0, largest_bytes=256 * M
 EFFORTS = {effort.name: effort for effort in (SMOKE, QUICK, FULL)}
 
 
-# ---- resident memory of this process ----
+# ---- resident memory of this process, or of another ----
 
 
-def resident_bytes() -> int:
+def resident_bytes(process: int | str = "self") -> int:
     """Return what is resident now, counted page by page (the kernel's quick counter lags by some pages per core)."""
-    with open("/proc/self/smaps_rollup") as file:
+    with open(f"/proc/{process}/smaps_rollup") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Rss:"))
 
 
-def peak_bytes() -> int:
-    with open("/proc/self/status") as file:
+def peak_bytes(process: int | str = "self") -> int:
+    with open(f"/proc/{process}/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 

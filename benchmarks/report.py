@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measure import MIB, interval
-from benchmarks.peers import CONTROLS, FREEHOLD, freehold_library
+from benchmarks.peers import CONTROLS, FREEHOLD, LIBRARIES, find_library, freehold_library
 
 Memory = tuple[int, int]  # peak and two seconds after, bytes above what was there before the work
 
@@ -176,6 +176,7 @@ def machine() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
         "freehold": freehold_library(),
+        "peers": {name: os.path.realpath(find_library(name)) for name in LIBRARIES if find_library(name)},
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
     }
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import double_free, sources  # noqa: E402
+from benchmarks import bench_servers, double_free, measure, peers, servers, sources  # noqa: E402
 from benchmarks.__main__ import names  # noqa: E402
 from benchmarks.bench_waiting import instant_wait_ns  # noqa: E402
 from benchmarks.measure import interval, turned  # noqa: E402
@@ -35,7 +35,7 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(name: str, tmp_path: Path)
 
     assert (0, "") == (run.returncode, run.stderr), run.stdout
     (benchmark,) = json.loads(file.read_text())["benchmarks"]
-    assert benchmark["rows"]
+    assert benchmark["rows"] or any(note.startswith("left out") for note in benchmark["notes"])
     for row in benchmark["rows"]:
         assert math.isfinite(row["figure"])
         assert all(math.isfinite(peer["value"]) for peer in row["peers"].values())
@@ -107,3 +107,49 @@ def test_taking_the_states_out_fails_where_the_source_is_not_as_expected() -> No
     """Half a change would measure nothing."""
     with pytest.raises(ValueError, match="expected"):
         double_free.without_states("int main(void) { return 0; }")
+
+
+def test_a_server_that_is_not_here_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is named; the means are of what is there, and of nothing there are none."""
+
+    class Nowhere(servers.Server):
+        name = "nowhere"
+        programs = ("sh", "no-such-server")
+
+    monkeypatch.setattr(bench_servers, "SERVERS", (Nowhere,))
+    measured = bench_servers.run(measure.SMOKE)
+
+    assert [] == measured.rows
+    assert "left out: nowhere: this machine lacks no-such-server" in measured.notes
+
+
+@pytest.mark.parametrize(
+    ("program", "said"), [("echo no room; exit 3", "does not answer: no room"), ("sleep 60", "why")]
+)
+def test_a_server_is_gone_when_its_block_ends(program: str, said: str, tmp_path: Path) -> None:
+    """One that never answered too, and its words are told; one that ran while something else went wrong."""
+
+    class Odd(servers.Server):
+        name = "odd"
+
+        def command(self) -> list[str]:
+            return ["sh", "-c", f"exec {program}" if program.startswith("sleep") else program]
+
+        def answers(self) -> bool:
+            return program.startswith("sleep")
+
+    server = Odd(peers.Peer(peers.DEFAULT), tmp_path)
+    with pytest.raises(RuntimeError, match=said), server:
+        raise RuntimeError("why")
+
+    assert not Path(f"/proc/{server.pid}").exists()
+
+
+def test_what_a_server_keeps_is_counted_above_what_it_had() -> None:
+    """Above its live data in percent of them; of the peak's growth what is above 8 MiB."""
+    mib = 1 << 20
+    served = bench_servers.Served(
+        1, 1, before=10 * mib, peak=210 * mib, at_once=0, later=113 * mib, live=100 * mib, dropped=28 * mib
+    )
+
+    assert (3.0, 5.0) == (served.above_live_percent(), served.kept_percent())
