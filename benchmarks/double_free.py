@@ -52,7 +52,7 @@ def without_states(source: str) -> str:
     for pattern, replacement, least in (
         (_LIVE, r"\1 = 2", 1),
         (_MADE_LIVE, ";", 2),
-        (_ASKED, "0)", 2),
+        (_ASKED, "0)", 1),
         (_MADE_CACHED, ";", 1),
     ):
         source, count = pattern.subn(replacement, source)

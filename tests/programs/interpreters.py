@@ -36,8 +36,12 @@ def live() -> None:
         if problem is not None:
             problems.append(problem)
         interpreters.destroy(interpreter)
+    # A thread frees its own state without the GIL when it ends; where Python, in another one, makes an interpreter, it has put
+    # its default allocators back for a moment (up to 3.13), and the C library would be given what is not its own.
+    all_done.wait()
 
 
+all_done = threading.Barrier(3)
 problems: list = []
 assert "objects" in freehold.install(objects=True).taken
 threads = [threading.Thread(target=live) for _ in range(3)]

@@ -106,6 +106,7 @@ cdef inline uint64_t bin_count(uint64_t word) noexcept nogil:
 cdef inline bint cache_allocate(uint64_t grains, void **p) noexcept nogil        # default heap: a hit for so many times 16 bytes, up to 1 KiB, or False
 cdef inline bint cache_allocate_class(uint32_t index, void **p) noexcept nogil   # default heap: a hit in a class, or False
 cdef inline bint cache_deallocate(void *address) noexcept nogil         # default heap: False unless done at once
+cdef inline uint64_t cache_room(void *address) noexcept nogil            # default heap: of a live block whose class this thread uses, or 0
 # the same at any seat: where a thread's pointer to its cache is; the default heap's is one fixed word
 cdef inline bint hit_take(Cache **seat, uint64_t grains, void **p) noexcept nogil
 cdef inline bint hit_take_class(Cache **seat, uint32_t index, void **p) noexcept nogil

@@ -54,6 +54,16 @@ def cache_deallocate(address: cython.p_void) -> cython.bint:
     return hit_give(cache_slot(), cython.cast(uint64_t, address))
 
 
+def cache_room(address: cython.p_void) -> uint64_t:
+    """How many bytes the block that begins at an address can hold; 0 where this thread's cache can not tell at once."""
+    b: cython.pointer[Bin] = hit_bin(cache_slot()[0], cython.cast(uint64_t, address))
+    over: uint64_t = 0
+    number: uint64_t = mul_wide(cython.cast(uint64_t, address) - b.base, b.multiplier, cython.address(over))
+    if cython.unlikely(over >= b.multiplier or number >= b.made):
+        return 0
+    return b.size if cython.likely(load8_relaxed(b.states + number) == BLOCK_LIVE) else 0
+
+
 def hit_take(
     seat: cython.pointer[cython.pointer[Cache]], grains: uint64_t, p: cython.pointer[cython.p_void]
 ) -> cython.bint:

@@ -11,7 +11,7 @@ Follows: the exports of jemalloc, mimalloc and tcmalloc; glibc for zero sizes, a
 """
 
 import cython
-from cython.cimports.freehold.core.bin import cache_deallocate
+from cython.cimports.freehold.core.bin import cache_deallocate, cache_room
 from cython.cimports.freehold.core.family import (
     EARLY_BYTES,
     EARLY_HEADER,
@@ -179,6 +179,9 @@ def family_pvalloc(size: cython.size_t) -> cython.p_void:
 def family_usable_size(p: cython.p_void) -> cython.size_t:
     if p == cython.NULL:
         return 0
+    room: cython.size_t = cache_room(p)  # some programs ask at each allocation, and at each free
+    if cython.likely(room != 0):
+        return room
     return heap_usable_size(p) if heap_owns(p) else family_stranger_size(p)
 
 

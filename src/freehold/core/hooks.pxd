@@ -60,6 +60,5 @@ cdef inline void *hooks_malloc(unsigned domain, size_t size) noexcept nogil
 cdef inline void *hooks_calloc(unsigned domain, size_t count, size_t size) noexcept nogil
 cdef inline void *hooks_realloc(unsigned domain, void *p, size_t size) noexcept nogil
 cdef inline void hooks_free(unsigned domain, void *p) noexcept nogil
-cdef inline size_t hooks_room(void *p) noexcept nogil
 cdef void *hooks_malloc_slow(unsigned domain, size_t size) noexcept nogil
 cdef void hooks_free_slow(unsigned domain, void *p) noexcept nogil

@@ -10,15 +10,7 @@ Follows: NumPy's handler (numpy_handler.py), and the routers of tracing tools; t
 """
 
 import cython
-from cython.cimports.freehold.core.bin import (
-    DIRECT_LIMIT,
-    Bin,
-    cache_allocate,
-    cache_deallocate,
-    cache_slot,
-    hit_bin,
-    mul_wide,
-)
+from cython.cimports.freehold.core.bin import DIRECT_LIMIT, cache_allocate, cache_deallocate, cache_room
 from cython.cimports.freehold.core.heap import (
     heap_allocate_as,
     heap_allocate_zeroed_as,
@@ -36,8 +28,7 @@ from cython.cimports.freehold.core.hooks import (
     Allocator,
     ArenaAllocator,
 )
-from cython.cimports.freehold.core.machine import ENOMEM, load8_relaxed, load64_relaxed, store64_relaxed
-from cython.cimports.freehold.core.primary import BLOCK_LIVE
+from cython.cimports.freehold.core.machine import ENOMEM, load64_relaxed, store64_relaxed
 from cython.cimports.freehold.core.sampling import SOURCE_OBJ, SOURCE_RAW
 from cython.cimports.libc.stdint import uint64_t
 
@@ -83,21 +74,11 @@ def hooks_calloc(domain: cython.uint, count: cython.size_t, size: cython.size_t)
     return heap_allocate_zeroed_as(count * size, 16, SOURCE_RAW + domain)
 
 
-def hooks_room(p: cython.p_void) -> cython.size_t:
-    """How many bytes the small block at an address can hold; 0 where the cache can not tell at once."""
-    b: cython.pointer[Bin] = hit_bin(cache_slot()[0], cython.cast(uint64_t, p))
-    over: uint64_t = 0
-    number: uint64_t = mul_wide(cython.cast(uint64_t, p) - b.base, b.multiplier, cython.address(over))
-    if cython.unlikely(over >= b.multiplier or number >= b.made):
-        return 0
-    return b.size if cython.likely(load8_relaxed(b.states + number) == BLOCK_LIVE) else 0
-
-
 def hooks_realloc(domain: cython.uint, p: cython.p_void, size: cython.size_t) -> cython.p_void:
     """Stay where half of the room or more is used; else move, as heap_reallocate does."""
     if p == cython.NULL:
         return hooks_malloc(domain, size)
-    room: cython.size_t = hooks_room(p)
+    room: cython.size_t = cache_room(p)
     if cython.likely(size <= room and size >= room // 2 and room != 0):
         return p
     if room != 0 or heap_owns(p):
