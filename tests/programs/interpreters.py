@@ -38,7 +38,7 @@ def live() -> None:
         interpreters.destroy(interpreter)
     # A thread frees its own state without the GIL when it ends; where Python, in another one, makes an interpreter, it has put
     # its default allocators back for a moment (up to 3.13), and the C library would be given what is not its own.
-    all_done.wait()
+    all_done.wait(timeout=60)
 
 
 all_done = threading.Barrier(3)
