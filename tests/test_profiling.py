@@ -442,7 +442,7 @@ def test_a_process_that_ends_while_it_is_asked_is_said(child: Any) -> None:
 
 def profile_files(pid: int) -> list[str]:
     folder = f"/proc/{pid}/fd"
-    return [n for n in os.listdir(folder) if os.readlink(f"{folder}/{n}").startswith("/memfd:freehold.profile")]
+    return [n for n in os.listdir(folder) if published._link(f"{folder}/{n}").startswith("/memfd:freehold.profile")]
 
 
 # ---- of a whole program ----

@@ -116,9 +116,11 @@ def _begin(settings: dict[str, config.Setting]) -> None:
 
 
 def _is_built() -> bool:
-    """Return whether there are compiled modules for this very interpreter: a child may run under another one."""
-    try:
-        import freehold.face  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Return whether there are compiled modules for this very interpreter: a child may run under another one.
+
+    None is imported for that: a program that uses none has none.
+    """
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "face")
+    found = (finder.find_spec("freehold.face.process_heap", [folder]) for finder in sys.meta_path)
+    spec = next(filter(None, found), None)
+    return spec is not None and str(spec.origin).endswith(".so")
