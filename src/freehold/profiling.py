@@ -80,7 +80,7 @@ def profile(interval: int | str = INTERVAL) -> Profiling:
 
     Args:
         interval: bytes between two samples in the mean, as `freehold.Heap` takes sizes; at least 1. At the default a
-            GiB gives some 2,000 samples, and costs under a millisecond of them.
+            GiB gives some 2,000 samples.
 
     Raises:
         ValueError: *interval* is no size, or 0.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-CHANCE_PY = Path(__file__).parents[2] / "src" / "freehold" / "core" / "chance.py"
+from plain import uncompiled
 
 
 @pytest.fixture(scope="module")
@@ -25,27 +20,8 @@ def plain() -> Iterator[Any]:
         "machine": {"clz": lambda x: 64 - x.bit_length(), "most": max},
         "chance": {"LN_2": math.log(2)},
     }
-    modules = {
-        f"cython.cimports.freehold.core.{name}": types.SimpleNamespace(**names) for name, names in stand_ins.items()
-    }
-    modules |= {
-        f"cython.cimports{part}": types.ModuleType("package") for part in ("", ".freehold", ".freehold.core", ".libc")
-    }
-    modules["cython.cimports.libc.stdint"] = types.SimpleNamespace(uint64_t=int)
-    saved = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(modules)
-    try:
-        spec = importlib.util.spec_from_file_location("plain_chance", CHANCE_PY)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with uncompiled("chance", stand_ins, uint64_t=int) as module:
         yield module
-    finally:
-        for name, old in saved.items():
-            if old is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = old
 
 
 @given(size=st.integers(1, 1 << 50), mean=st.integers(1, 1 << 40))

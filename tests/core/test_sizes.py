@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain import uncompiled
 
 from freehold.errors import InvalidSizeClass, UnsuitableAlignment
 from freehold.face.sizes_face import SizeClasses
 
-SIZES_PY = Path(__file__).parents[2] / "src" / "freehold" / "core" / "sizes.py"
 WORD = 1 << 64
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 REGION = 1 << 36  # the largest offset that a region can have
@@ -278,27 +274,8 @@ def plain() -> Iterator[Any]:
         "machine": {"clz": lambda x: 64 - x.bit_length(), "mul_high": lambda a, b: a * b >> 64},
         "sizes": {"SIZES_NONE": 0xFFFFFFFF, "Sizes": Sizes},
     }
-    modules = {
-        f"cython.cimports.freehold.core.{name}": types.SimpleNamespace(**names) for name, names in stand_ins.items()
-    }
-    modules |= {
-        f"cython.cimports{part}": types.ModuleType("package") for part in ("", ".freehold", ".freehold.core", ".libc")
-    }
-    modules["cython.cimports.libc.stdint"] = types.SimpleNamespace(uint32_t=int, uint64_t=Word)
-    saved = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(modules)
-    try:
-        spec = importlib.util.spec_from_file_location("plain_sizes", SIZES_PY)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with uncompiled("sizes", stand_ins, uint32_t=int, uint64_t=Word) as module:
         yield module
-    finally:
-        for name, old in saved.items():
-            if old is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = old
 
 
 def plain_table(plain: Any, **parameters: int) -> Sizes:

@@ -131,8 +131,7 @@ cdef extern from *:
     #ifndef MADV_DONTFORK
     #define MADV_DONTFORK 10
     #endif
-    /* A file without a name, which ends with its last user; nobody can cut it short. -1: there is none to be had. Its number is
-       high: the low ones are for whoever opens the next file and expects a certain one. */
+    /* A file by a high number: the low ones are for whoever opens the next file and expects a certain one. */
     static int fh_page_high(int low) {
         struct rlimit most;
         if (low < 0) return -1;
@@ -141,6 +140,7 @@ cdef extern from *:
         close(low);
         return fd;
     }
+    /* A file without a name, which ends with its last user; nobody can cut it short. -1: there is none to be had. */
     static int fh_page_file(uint64_t bytes) {
         int fd = fh_page_high((int)syscall(SYS_memfd_create, "freehold.page", 3u));    /* MFD_CLOEXEC | MFD_ALLOW_SEALING */
         if (fd < 0) return -1;

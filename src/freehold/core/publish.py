@@ -220,14 +220,15 @@ def publish_profile_file() -> cython.int:
 
 def publish_profile(fd: cython.int) -> cython.void:
     global the_profile_file, the_profile_inode, profiles_written, profile_done_heard
-    if the_page == cython.NULL:
-        return
     the_profile_file = fd + 1
-    the_profile_number: uint64_t = fd if fd > 0 else 0
     the_profile_inode = page_inode(fd)
+    if the_page == cython.NULL:  # a forked child, whose parent was asked: nobody reads it
+        publish_close_profile()
+        return
+    number: uint64_t = fd if fd > 0 else 0
     profiles_written += 1
     profile_done_heard = load32_relaxed(cython.address(the_page.knock.profile_done))
-    store64_release(cython.address(the_page.knock.profile_file), profiles_written << 32 | the_profile_number)
+    store64_release(cython.address(the_page.knock.profile_file), profiles_written << 32 | number)
 
 
 def publish_profile_over() -> cython.void:

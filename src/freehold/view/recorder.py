@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from freehold import heap_stats, profile_dump, published
+from freehold import heap_stats, profile_dump, published, snapshots
 from freehold.published import NotPublished, Page, Snapshot
 from freehold.stats import of_process
 
@@ -273,7 +273,11 @@ class Recorder:
         """Return what the heaps held: as the program said at its end, or else as it published last."""
         told = self.told or {"heap": None, "not_taken": {}, "profile": None}
         if not self.told and self.snapshot is not None:
-            told = {"heap": _stats(self.snapshot), "not_taken": {}, "profile": None}
+            told = {
+                "heap": snapshots.of_published(self.snapshot, "", 0).stats.as_dict(),
+                "not_taken": {},
+                "profile": None,
+            }
         given_back = told["heap"]["purged_bytes"] if told["heap"] else 0
         return {"given_back_bytes": given_back, **told}
 
@@ -349,39 +353,3 @@ def _own(frames: tuple[profile_dump.Frame, ...]) -> profile_dump.Frame | None:
     """Return the innermost frame of the program's own, if there is one: not of an installed package or the library."""
     own = (frame for frame in frames if not ROOTS.match(frame.file) and not frame.file.startswith("<frozen "))
     return next(own, frames[0] if frames else None)
-
-
-def _stats(snapshot: Snapshot) -> dict[str, Any]:
-    """Return what was published by the names of `freehold.stats()`."""
-    found: dict[str, Any] = _layer(snapshot.total(), snapshot.metadata) | {
-        "purged_bytes": snapshot.purged,
-        "purge_count": snapshot.purge_calls,
-        "heaps": [
-            {"name": heap.name}
-            | _layer(heap.total(), heap.metadata)
-            | {
-                "used_bytes": heap.used,
-                "peak_bytes": heap.peak,
-                "limit_bytes": heap.limit,
-                "refused_count": heap.refused,
-            }
-            for heap in snapshot.heaps
-        ],
-    }
-    found["resident_bytes"] = sum(found[f"{state}_bytes"] for state in ("active", "dirty", "muzzy", "metadata"))
-    return found
-
-
-def _layer(total: published.Layer, metadata: int) -> dict[str, Any]:
-    return {
-        "current_bytes": total.allocated,
-        "current_count": total.blocks,
-        "total_count": total.allocations,
-        "freed_count": total.allocations - total.blocks,
-        "active_bytes": total.active,
-        "dirty_bytes": total.dirty,
-        "muzzy_bytes": total.muzzy,
-        "retained_bytes": total.retained,
-        "metadata_bytes": metadata,
-        "mapped_bytes": total.mapped,
-    }
